@@ -1,0 +1,74 @@
+"""The `groundling` command: a table of subcommands, each in its own module.
+
+A subcommand's module has `add_parser(subparsers)`, which sets `func`, called with the parsed
+arguments, to return an exit code. Modules keep heavy imports inside `func`: help imports no torch.
+
+Exit codes: 0 done, 1 the check found something, 2 the input or the call is wrong (one line on
+stderr), 130 interrupted, 141 the reader of a pipe went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from groundling import __version__
+from groundling.errors import GroundlingError
+
+COMMANDS = {
+    "data": "groundling.cli.data",
+    "score": "groundling.cli.score",
+}
+"""Subcommands and their modules, in the order of the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; argparse itself exits for help and bad calls."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(words).parse_args(words)
+    try:
+        code: int = args.func(args)
+        sys.stdout.flush()
+    except GroundlingError as fault:
+        return _fail(str(fault), fault.exit_code)
+    except BrokenPipeError:
+        _drop_stdout()
+        return 141
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except OSError as fault:
+        if fault.filename is None:
+            raise
+        return _fail(f"{fault.filename}: {fault.strerror}", 2)
+    return code
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; where the call names a subcommand, no other subcommand's module is imported."""
+    parser = argparse.ArgumentParser(
+        prog="groundling",
+        description="Says where a named entity is in a picture, and in what words.",
+    )
+    parser.add_argument("--version", action="version", version=f"groundling {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    named = words[0] if words and words[0] in COMMANDS else None
+    for name, module in COMMANDS.items():
+        if named in (None, name):
+            import_module(module).add_parser(subparsers)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"groundling: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return code
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's own exit stays quiet."""
+    with contextlib.suppress(OSError, ValueError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())

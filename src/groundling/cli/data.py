@@ -1,0 +1,209 @@
+"""`groundling data`: counts, checks and conversions of data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groundling.data.formats import Format
+    from groundling.data.problems import Problem
+
+FORMATS = ("twitter-gmner", "jsonl")
+"""The names of `groundling.data.formats.FORMATS`, without its imports: --help stays quick."""
+
+SHOWN_OF_A_KIND = 10
+
+_STATS_EXAMPLES = """\
+examples:
+  groundling data stats twitter-gmner-v2
+  groundling data stats twitter-gmner-v2 --format twitter-gmner --images images --json
+  groundling data stats posts.jsonl --format jsonl
+"""
+
+_CHECK_EXAMPLES = """\
+examples:
+  groundling data check twitter-gmner-v2
+  groundling data check twitter-gmner-v2 --images images --all
+  groundling data check posts.jsonl --format jsonl --json
+"""
+
+_CONVERT_EXAMPLES = """\
+examples:
+  groundling data convert twitter-gmner-v2 posts --from twitter-gmner --to jsonl
+  groundling data convert twitter-gmner-v2 test.jsonl --to jsonl --split test --images images
+  groundling data convert test.jsonl mine --from jsonl --to twitter-gmner --split test
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Register `data` and its commands; each sets `func`, a callable (args) -> exit code."""
+    parser = subparsers.add_parser("data", help="count, check and convert data sets")
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    stats = _command(commands, "stats", "count posts, entities, boxes and pictures")
+    stats.epilog = _STATS_EXAMPLES
+    _add_skip_bad(stats)
+    stats.set_defaults(func=_stats)
+
+    check = _command(commands, "check", "list every quirk with file and line; changes nothing")
+    check.epilog = _CHECK_EXAMPLES
+    check.add_argument(
+        "--all", action="store_true", help=f"show all, not {SHOWN_OF_A_KIND} of each kind"
+    )
+    check.set_defaults(func=_check)
+
+    convert = commands.add_parser(
+        "convert",
+        help="write a data set in another layout",
+        description="Write a data set in another layout. Picture sizes that XML files state are\n"
+        "not carried into JSONL: they would tell a model which posts have boxes.",
+        epilog=_CONVERT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument("src", metavar="SRC", type=Path, help="the data set to read")
+    convert.add_argument(
+        "out", metavar="OUT", type=Path, help="a folder, or a .jsonl file for one split"
+    )
+    convert.add_argument("--from", dest="source", choices=FORMATS, help="default: by what SRC is")
+    convert.add_argument("--to", dest="target", choices=FORMATS, required=True)
+    convert.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this split (may be repeated); for a single JSONL file, the name to give",
+    )
+    _add_images(convert)
+    _add_skip_bad(convert)
+    convert.set_defaults(func=_convert)
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    """A command that reads one data set and can print JSON."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "src",
+        metavar="SRC",
+        type=Path,
+        help="a folder with txt/ and xml/, a .jsonl file, or a folder of .jsonl files",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="default: by what SRC is")
+    _add_images(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="pictures ID.jpg, .jpeg or .png, in DIR or in twitter2015_images or "
+        "twitter2017_images below it",
+    )
+
+
+def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave posts with faults out, and say so"
+    )
+
+
+def _format(given: Format | None, src: Path) -> Format:
+    from groundling.data.formats import guess_format
+
+    return given or guess_format(src)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from groundling.data.formats import read_splits
+    from groundling.data.stats import format_stats, split_stats
+
+    form = _format(args.format, args.src)
+    splits = read_splits(args.src, form, args.images, skip_bad=args.skip_bad)
+    stats = [(split.name, split_stats(split)) for split in splits]
+    for split in splits:
+        _warn_of_skipped(split.skipped)
+    if args.json:
+        print(json.dumps({"splits": {name: found.as_json() for name, found in stats}}, indent=2))
+    else:
+        print(format_stats(stats))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from groundling.data.check import check_data
+
+    problems = check_data(args.src, _format(args.format, args.src), args.images)
+    if args.json:
+        found = [problem.as_json() for problem in problems]
+        print(json.dumps({"problems": found}, indent=2))
+    else:
+        print(_listing(problems, None if args.all else SHOWN_OF_A_KIND))
+    return 1 if problems else 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from groundling.data.convert import Conversion, convert
+
+    job = Conversion(
+        src=args.src,
+        out=args.out,
+        source_format=_format(args.source, args.src),
+        target_format=args.target,
+        splits=tuple(args.split),
+        images=args.images,
+        skip_bad=args.skip_bad,
+    )
+    for done in convert(job):
+        _warn_of_skipped(done.split.skipped)
+        name, missing = done.split.name, len(done.split.missing_images)
+        if missing:
+            print(f"{name}: {missing} posts have no picture there", file=sys.stderr)
+        if done.unsized:
+            print(
+                f"{name}: {done.unsized} XML files state no picture size; --images would tell it",
+                file=sys.stderr,
+            )
+        print(f"{name}: {len(done.split.posts)} posts in {done.path}")
+    return 0
+
+
+def _listing(problems: Sequence[Problem], limit: int | None) -> str:
+    """One line a problem, at most `limit` of a kind, and a count of each kind below."""
+    if not problems:
+        return "no problems found"
+    counts: Counter[str] = Counter()
+    lines = []
+    for problem in problems:
+        counts[problem.kind] += 1
+        if limit is None or counts[problem.kind] <= limit:
+            lines.append(_line(problem))
+    lines.append("")
+    for kind, count in counts.most_common():
+        hidden = 0 if limit is None else max(0, count - limit)
+        note = f" ({hidden} not shown; --all shows them)" if hidden else ""
+        lines.append(f"{count:>6}  {kind}{note}")
+    return "\n".join(lines)
+
+
+def _line(problem: Problem) -> str:
+    where = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+    return f"{where}: {problem.severity}: {problem.message} [{problem.kind}]"
+
+
+def _warn_of_skipped(skipped: Sequence[Problem]) -> None:
+    for problem in skipped:
+        print(f"left out: {_line(problem)}", file=sys.stderr)

@@ -1,0 +1,261 @@
+"""`groundling score`: predictions against gold, under one named rule."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from groundling.errors import DataError, ImageError, InputError
+
+if TYPE_CHECKING:
+    from groundling.data.gmner import Split
+    from groundling.records import Box, Post, PostPrediction
+    from groundling.scoring.align import Alignment
+
+RULE_NAMES = ("isr", "riveg", "refineg", "span")
+"""The same as `scoring.RULES`, spelt out so that `--help` need not import numpy."""
+
+_RULES = """\
+rules (figures under different rules are not comparable):
+  isr      gold entities given: accuracy; IoU > 0.5 with any gold box (largest beside it)
+  riveg    triples by image and name(TYPE): IoU >= 0.5, any gold box, each gold used once
+  refineg  sets of (name, type, link) for each post: IoU >= 0.5, largest gold box
+  span     triples by token span: IoU > 0.5, any gold box, best one-to-one pairing
+
+No answer, a missing post and an error record are wrong under every rule.
+
+examples:
+  groundling score pred.jsonl --gold twitter-gmner --split test --rule isr
+  groundling score pred.jsonl --gold twitter-gmner --split test --rule riveg --json
+  groundling score pred.jsonl --gold posts.jsonl --rule span --against baseline.jsonl
+  groundling score --floors --gold twitter-gmner --split test
+"""
+
+
+_FOREIGN_FATE = {
+    "isr": "answer no query",
+    "refineg": "count as wrong in MNER; the rule drops posts without gold elsewhere",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `score`; its `func` takes the parsed arguments and returns an exit code."""
+    parser = subparsers.add_parser(
+        "score",
+        help="score predictions under one of four rules",
+        description="Score predictions against gold posts, with 95 % intervals over posts.",
+        epilog=_RULES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pred", nargs="?", metavar="PRED.jsonl", help="predictions, a post a line")
+    parser.add_argument(
+        "--gold",
+        required=True,
+        metavar="SRC",
+        help="a twitter-gmner folder (txt/, xml/), a posts .jsonl or a folder of SPLIT.jsonl",
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="split of a gold folder (default: test); a label for a file"
+    )
+    parser.add_argument(
+        "--rule", choices=RULE_NAMES, default="isr", help="how to count (default: isr)"
+    )
+    parser.add_argument("--images", metavar="DIR", help="picture folder, for floors of .jsonl gold")
+    parser.add_argument(
+        "--against",
+        metavar="OTHER.jsonl",
+        help="also test the difference to these predictions (paired, over posts)",
+    )
+    parser.add_argument(
+        "--floors", action="store_true", help="score answers that need no model; takes no PRED"
+    )
+    parser.add_argument(
+        "--train",
+        metavar="SRC",
+        help="with --floors: where mean-person learns its box (default: split train of --gold)",
+    )
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="resamples for intervals and tests; 0 for none (default: 2000)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON, percent with two decimals")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, print, return 0. Raises InputError or DataError for a wrong call or file."""
+    _check_call(args)
+    values, text = _floors(args) if args.floors else _score(args)
+    print(json.dumps(values, indent=2, ensure_ascii=False) if args.json else text)
+    return 0
+
+
+def _check_call(args: argparse.Namespace) -> None:
+    if args.floors and (args.pred or args.against):
+        raise InputError("--floors scores no predictions; leave out PRED.jsonl and --against")
+    if args.floors and args.rule != "isr":
+        raise InputError(f"--floors are scored under rule isr, not {args.rule}; leave out --rule")
+    if args.train and not args.floors:
+        raise InputError("--train is for --floors only; leave it out")
+    if not args.floors and not args.pred:
+        raise InputError("no predictions given; name PRED.jsonl, or pass --floors")
+    if args.resamples < 0 or args.seed < 0:
+        raise InputError("--resamples and --seed must be 0 or more")
+
+
+def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from groundling.data.jsonl import read_predictions
+    from groundling.scoring import TRIPLE_RULES
+    from groundling.scoring.align import align
+
+    gold = _read_gold(args.gold, args.split, args.images)
+    split, posts = args.split or gold.name, gold.posts
+    systems = [read_predictions(path) for path in (args.pred, args.against) if path]
+    for path, system in zip((args.pred, args.against), systems, strict=False):
+        _warn_unsound(path, align(posts, system), split, args.rule)
+    rule = TRIPLE_RULES.get(args.rule)
+    report = _score_isr if rule is None else _score_rule
+    values, text = report(posts, systems, args)
+    aligned = align(posts, systems[0])
+    values = {
+        "rule": args.rule,
+        "split": split,
+        **values,
+        "posts": {
+            "gold": len(aligned.posts),
+            "absent": aligned.absent,
+            "failed": aligned.failed,
+            "foreign": len(aligned.foreign),
+        },
+    }
+    if args.against:
+        values["against"] = {"file": args.against, **values["against"]}
+    entities = sum(len(post.entities) for post in posts)
+    return values, f"{args.pred}: split {split}, {len(posts)} posts, {entities} entities\n{text}"
+
+
+def _score_isr(
+    posts: Sequence[Post], systems: Sequence[Sequence[PostPrediction]], args: argparse.Namespace
+) -> tuple[dict[str, Any], str]:
+    from groundling.scoring import compare_isr, score_isr
+    from groundling.scoring.report import comparison_report, isr_report
+
+    options = {"resamples": args.resamples, "seed": args.seed}
+    score = score_isr(posts, systems[0], **options)
+    values, text = score.to_json(), isr_report(score)
+    if len(systems) > 1:
+        comparison = compare_isr(posts, systems[0], systems[1], **options)
+        values["against"] = comparison.to_json()
+        text += "\n\n" + comparison_report(comparison, args.against)
+    return values, text
+
+
+def _score_rule(
+    posts: Sequence[Post], systems: Sequence[Sequence[PostPrediction]], args: argparse.Namespace
+) -> tuple[dict[str, Any], str]:
+    from groundling.scoring import TRIPLE_RULES, compare_triples, score_triples
+    from groundling.scoring.report import comparison_report, triple_report
+
+    rule, options = TRIPLE_RULES[args.rule], {"resamples": args.resamples, "seed": args.seed}
+    score = score_triples(posts, systems[0], rule, **options)
+    values, text = score.to_json(), triple_report(score)
+    if len(systems) > 1:
+        comparison = compare_triples(posts, systems[0], systems[1], rule, **options)
+        values["against"] = comparison.to_json()
+        text += "\n\n" + comparison_report(comparison, args.against)
+    return values, text
+
+
+def _floors(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from groundling.scoring import FLOORS, score_floors
+    from groundling.scoring.report import floor_report
+
+    gold = _read_gold(args.gold, args.split, args.images)
+    split = args.split or gold.name
+    floors = score_floors(gold.posts, _sizes(gold), _mean_person(args))
+    if "mean-person" not in floors:
+        _warn("no train split with people in it, so no mean-person; name one with --train SRC")
+    values: dict[str, Any] = {"rule": "isr", "split": split}
+    for name in FLOORS:
+        values[name] = floors[name].to_json()["accuracy"] if name in floors else None
+    return values, f"{args.gold}: split {split}\n{floor_report(floors)}"
+
+
+def _mean_person(args: argparse.Namespace) -> Box | None:
+    """The mean PER box of the train split, or None where there is no train split."""
+    from groundling.scoring import mean_person_norm
+
+    if args.train is None and not _has_train(Path(args.gold)):
+        return None
+    train = _read_gold(args.train or args.gold, "train", args.images)
+    return mean_person_norm(train.posts, _sizes(train))
+
+
+def _has_train(src: Path) -> bool:
+    return (src / "txt" / "train.txt").is_file() or (src / "train.jsonl").is_file()
+
+
+def _read_gold(src: str, split: str | None, images: str | None) -> Split:
+    """A split of a folder (`test` unless named), or a posts file whatever its name."""
+    from groundling.data.formats import guess_format, read_splits
+    from groundling.data.jsonl import read_posts
+
+    path, folder = Path(src), None if images is None else Path(images)
+    if not path.exists():
+        raise DataError(path, "no such file or folder; check --gold and --train")
+    if path.is_file():
+        return read_posts(path, folder)
+    return read_splits(path, guess_format(path), folder, only=[split or "test"])[0]
+
+
+def _sizes(split: Split) -> Mapping[str, tuple[int, int]]:
+    """Picture sizes in pixels: as the XML states, else from the pictures themselves."""
+    if split.without_xml is not None:
+        return split.xml_sizes
+    from groundling.images import load_image
+
+    sizes: dict[str, tuple[int, int]] = {}
+    for post in split.posts:
+        if post.image is None:
+            continue
+        try:
+            sizes[post.id] = load_image(post.image).size
+        except ImageError:
+            continue
+    if len(sizes) < len(split.posts):
+        missing = len(split.posts) - len(sizes)
+        _warn(f"{missing} of {len(split.posts)} posts have no readable picture; pass --images DIR")
+    return sizes
+
+
+def _warn_unsound(path: str, aligned: Alignment, split: str, rule: str) -> None:
+    """Say on stderr, a line each, what will silently cost points."""
+    posts = len(aligned.posts)
+    if aligned.absent or aligned.failed:
+        _warn(
+            f"{path}: of {posts} gold posts {aligned.absent} absent, {aligned.failed} error records; "
+            "their entities count as wrong"
+        )
+    if aligned.foreign:
+        fate = _FOREIGN_FATE.get(rule, "count as wrong")
+        _warn(
+            f"{path}: posts that are not in split {split}: {len(aligned.foreign)} "
+            f"(first: {aligned.foreign[0].id}); their predictions {fate}"
+        )
+    if rule == "span" and aligned.spanless:
+        _warn(
+            f"{path}: predictions without start and end: {aligned.spanless}; "
+            "rule span counts them as wrong in GMNER"
+        )
+
+
+def _warn(message: str) -> None:
+    print(f"groundling score: warning: {message}", file=sys.stderr)

@@ -1,0 +1,224 @@
+"""What each command can be told, one frozen object per command; the defaults are the papers'.
+
+The docstring under a field gives its unit and source and is its help. `groundling.settings` reads,
+checks, describes and writes these objects; its functions are offered from here as well.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from groundling.settings import Section, describe, dump_yaml, load_config, read_overrides
+
+__all__ = [
+    "DataConfig",
+    "DpoOptimiser",
+    "ExpertsConfig",
+    "GmnerData",
+    "GrounderConfig",
+    "GrounderOptimiser",
+    "IsrConfig",
+    "LoraConfig",
+    "Optimiser",
+    "Section",
+    "SftOptimiser",
+    "ToyworldData",
+    "WriterConfig",
+    "describe",
+    "dump_yaml",
+    "load_config",
+    "read_overrides",
+]
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Optimiser(Section):
+    """AdamW with a learning-rate schedule, as `groundling.train.fit` runs it."""
+
+    lr: Positive
+    """Peak learning rate."""
+    batch_size: Count
+    """Examples a step."""
+    epochs: Count
+    """Passes over the examples."""
+    warmup: Fraction = 0.0
+    """Share of all steps over which the learning rate climbs linearly from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate goes after the warm-up: down to 0, or not at all."""
+    weight_decay: NonNegative = 0.0
+    """AdamW's decoupled weight decay, a share of lr a step."""
+    max_grad_norm: Positive = 1.0
+    """Global L2 norm that the gradient is clipped to."""
+
+
+class SftOptimiser(Optimiser):
+    """Supervised fine-tuning of the writer (ISR §3.4.1)."""
+
+    lr: Positive = 1e-4
+    """Peak learning rate (ISR §4.1: 1e-4)."""
+    batch_size: Count = 32
+    """Examples a step (ISR §4.1: 32)."""
+    epochs: Count = 3
+    """Passes over D_SFT (not stated in the paper)."""
+    warmup: Fraction = 0.03
+    """Share of steps that warm up (ISR §4.1: 3 %)."""
+
+
+class GrounderOptimiser(Optimiser):
+    """Fine-tuning of the grounder on expert expressions (ISR §3.3)."""
+
+    lr: Positive = 3e-5
+    """Peak learning rate (ISR §4.1: 3e-5)."""
+    batch_size: Count = 4
+    """Examples a step (ISR §4.1: 4)."""
+    epochs: Count = 3
+    """Passes over the groundable training entities (not stated in the paper)."""
+    warmup: Fraction = 0.06
+    """Share of steps that warm up (not stated in the paper)."""
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    """How the learning rate goes after the warm-up (not stated in the paper)."""
+
+
+class DpoOptimiser(Optimiser):
+    """One round of preference optimisation; a fresh AdamW each round (ISR §3.4.2)."""
+
+    lr: Positive = 5e-6
+    """Peak learning rate (ISR §4.1: 5e-6)."""
+    batch_size: Count = 32
+    """Pairs a step (ISR §4.1: 32)."""
+    epochs: Count = 1
+    """Passes over a round's pairs (not stated in the paper)."""
+    warmup: Fraction = 0.1
+    """Share of steps that warm up (ISR §4.1: 10 %)."""
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    """How the learning rate goes after the warm-up (not stated in the paper)."""
+    beta: Positive = 0.5
+    """β of the DPO loss, per nat (ISR eq. 8, §4.1: 0.5)."""
+
+
+class LoraConfig(Section):
+    """The writer's low-rank adapter (ISR §4.1)."""
+
+    rank: Count = 32
+    """Rank of each update (ISR §4.1: 32)."""
+    alpha: Positive = 64
+    """α; updates are scaled by α / rank (ISR §4.1: 64)."""
+
+
+class ToyworldData(Section):
+    """The embedded world: pictures and posts drawn on the spot, with exact answers."""
+
+    train_queries: Count = 11457
+    """Training queries, D_SFT and D_PL together (the paper's Table 5)."""
+    validation_queries: Count = 1500
+    """Queries that rates and rounds are chosen on."""
+    test_queries: Count = 1500
+    """Queries that are read once, at the end."""
+
+
+class GmnerData(Section):
+    """A Twitter-GMNER release."""
+
+    source: str
+    """Folder that holds `txt/` and `xml/`."""
+    images: str
+    """Folder of the pictures, `ID.jpg`."""
+
+
+class DataConfig(Section):
+    """Where posts come from: exactly one of the keys."""
+
+    toyworld: ToyworldData | None = None
+    """The embedded world."""
+    gmner: GmnerData | None = None
+    """Twitter-GMNER files."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> DataConfig:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            wanted = " or ".join(type(self).model_fields)
+            raise ValueError(f"wanted exactly one of {wanted}, got {' and '.join(given) or 'none'}")
+        return self
+
+
+class WriterConfig(Section):
+    """The multimodal LLM that writes expressions (ISR §4.1: Qwen2-VL-7B)."""
+
+    backend: str = "tiny"
+    """Name of the backend; `tiny` is the embedded world's own."""
+    path: str | None = None
+    """Folder of its weights; null takes those the backend ships."""
+
+
+class GrounderConfig(Section):
+    """The visual grounding model (ISR §4.1: OFA-Large)."""
+
+    backend: str = "tiny"
+    """Name of the backend; `tiny` is the embedded world's own."""
+    path: str | None = None
+    """Folder of its weights; null takes those the backend ships."""
+    tune: bool = True
+    """Whether to fine-tune it on the expert expressions first (ISR §3.3)."""
+
+
+class ExpertsConfig(Section):
+    """Where expert expressions come from (ISR §3.2: GPT-4o, with the gold box drawn)."""
+
+    path: str | None = None
+    """Expressions JSONL; null takes those that the data set brings along."""
+
+
+class IsrConfig(Section):
+    """Iterative self-refinement (ISR §3.4, Algorithm 1); the defaults are the paper's."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Changes the split sampling, D_SFT, draws and initial adapters."""
+    data: DataConfig = DataConfig(toyworld=ToyworldData())
+    """Posts with their pictures and gold boxes."""
+    experts: ExpertsConfig = ExpertsConfig()
+    """Expert expressions."""
+    writer: WriterConfig = WriterConfig()
+    """The policy π."""
+    grounder: GrounderConfig = GrounderConfig()
+    """The judge of expressions."""
+    lora: LoraConfig = LoraConfig()
+    """The part of the writer that is trained."""
+    sft_queries: Count = 1457
+    """|D_SFT|, queries with expert expressions that start the writer (ISR §4.1: 1457)."""
+    grounder_tuning: GrounderOptimiser = GrounderOptimiser()
+    """Fine-tuning of the grounder."""
+    sft: SftOptimiser = SftOptimiser()
+    """Fine-tuning of the writer: π_0."""
+    dpo: DpoOptimiser = DpoOptimiser()
+    """The update of each round: π_t."""
+    rounds: Annotated[int, Field(ge=0)] = 4
+    """T, rounds of preference learning (ISR Table 3: 4); 0 stops after fine-tuning."""
+    samples: Count = 4
+    """K, expressions drawn a prompt (ISR §4.1: 4)."""
+    temperature: Positive = 0.8
+    """Sampling temperature (ISR §4.1: 0.8)."""
+    max_new_tokens: Count = 64
+    """Longest expression, in tokens (not stated in the paper)."""
+    prompts_per_round: Count | None = None
+    """Prompts drawn from D_PL each round; null takes all of it (ISR Algorithm 1: a batch)."""
+    strategy: Literal["full", "no-success", "no-expert"] = "full"
+    """Which expressions may be chosen: the ablation of ISR Figure 3."""
+    reward_box: Literal["largest", "any"] = "largest"
+    """The gold box that a reward asks for, where there are several (ISR footnote 2: largest)."""
+
+    @model_validator(mode="after")
+    def _leaves_prompts(self) -> IsrConfig:
+        world = self.data.toyworld
+        if world is not None and self.sft_queries >= world.train_queries:
+            raise ValueError(
+                f"sft_queries: got {self.sft_queries}; wanted fewer than "
+                f"data.toyworld.train_queries ({world.train_queries}), the rest being D_PL"
+            )
+        return self

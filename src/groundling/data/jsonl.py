@@ -1,0 +1,270 @@
+"""Posts and predictions as JSON lines.
+
+    posts        {"id", "image", "tokens" | "text", "entities": [{"name", "type", "start", "end",
+                  "boxes": [[x1, y1, x2, y2], …]}]}
+    predictions  {"id", "entities": [{"name", "type", "start"?, "end"?, "expression"?,
+                  "box": [x1, y1, x2, y2] | null, "score"?}]}
+                 or {"id", "error": {"reason", "stage"}}
+
+Boxes are pixels of the original image. `text` instead of `tokens` is split at white space
+(`str.split`); `start` and `end` count those tokens, end exclusive. A `box` of null says "not in
+the picture"; leaving the key out is an error. MISC may be written OTHER.
+
+Unknown keys: an error in posts, where a misspelt `boxes` would turn into "not in the picture"
+(`meta` may hold anything and is ignored); ignored in predictions. `json_lines` says what is
+refused everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from groundling.data.gmner import Split
+from groundling.data.json_lines import (
+    AnyBox,
+    Closed,
+    GoldBox,
+    Open,
+    Text,
+    TypeName,
+    box_numbers,
+    read_json_lines,
+    refuse,
+    write_json_lines,
+)
+from groundling.data.picture_index import PictureIndex
+from groundling.data.problems import Problem, Report, refuse_errors
+from groundling.records import (
+    Box,
+    Entity,
+    Failure,
+    Post,
+    PostPrediction,
+    Prediction,
+)
+
+# --- posts -------------------------------------------------------------------------------------
+
+
+class _GoldEntity(Closed):
+    name: Text
+    type: TypeName
+    start: int
+    end: int
+    boxes: list[GoldBox]
+
+
+class _PostLine(Closed):
+    id: Text
+    image: Text | None = None
+    tokens: list[Text] | None = None
+    text: str | None = None
+    entities: list[_GoldEntity] = Field(default_factory=list)
+    meta: Any = None
+
+    @model_validator(mode="after")
+    def _spans_lie_in_the_text(self) -> _PostLine:
+        if (self.tokens is None) == (self.text is None):
+            raise ValueError("wanted either 'tokens' or 'text'")
+        length = len(self.words())
+        for index, entity in enumerate(self.entities):
+            if not 0 <= entity.start < entity.end <= length:
+                raise ValueError(
+                    f"entities[{index}]: tokens {entity.start} to {entity.end} of {length}; "
+                    "wanted 0 ≤ start < end ≤ number of tokens"
+                )
+        return self
+
+    def words(self) -> tuple[str, ...]:
+        return tuple((self.text or "").split() if self.tokens is None else self.tokens)
+
+
+def read_posts(
+    path: Path | str, images: Path | str | None = None, *, skip_bad: bool = False
+) -> Split:
+    """Read posts; the split is called like the file, without its ending.
+
+    A relative `image` starts at the file's own folder. With `images`, pictures are taken from that
+    folder only: at the recorded path below it, else by the recorded file name, else by the post's
+    id, as `PictureIndex` finds them; `image` is None where there is none. `missing_images` lists
+    the posts whose picture is not there. A bad line or an id used twice raises DataError with its
+    line, or, with `skip_bad`, is left out and recorded in `skipped`.
+    """
+    skipped: list[Problem] = []
+    source = Path(path)
+    index = None if images is None else PictureIndex(Path(images))
+    posts = [
+        post
+        for _, post in read_numbered_posts(
+            source, index, skipped.append if skip_bad else refuse_errors
+        )
+    ]
+    missing = tuple(
+        post.id
+        for post in posts
+        if (index and post.image is None) or (post.image and not Path(post.image).is_file())
+    )
+    return Split(source.stem, tuple(posts), missing_images=missing, skipped=tuple(skipped))
+
+
+def read_numbered_posts(
+    path: Path, index: PictureIndex | None, report: Report
+) -> Iterable[tuple[int, Post]]:
+    """The sound posts of a file with their lines (from 1); the others go to `report`."""
+    first_line: dict[str, int] = {}
+    for number, line in read_json_lines(path, _PostLine, report):
+        if _seen_before(path, line.id, number, first_line, report):
+            continue
+        entities = tuple(
+            Entity(item.name, item.type, item.start, item.end, tuple(map(_box, item.boxes)))
+            for item in line.entities
+        )
+        image = _located(path, line, index)
+        yield number, Post(line.id, line.words(), entities, image)
+
+
+def write_posts(path: Path | str, posts: Iterable[Post]) -> None:
+    """Write posts, pictures as paths relative to the file's folder, the file whole or not at all.
+
+    Raises InputError for a post that `read_posts` would refuse.
+    """
+    target = Path(path)
+    lines = (_post_line(post, target.parent) for post in posts)
+    write_json_lines(target, lines, _PostLine, unique_ids=True)
+
+
+def _post_line(post: Post, folder: Path) -> dict[str, object]:
+    image = None if post.image is None else Path(os.path.relpath(post.image, folder)).as_posix()
+    entities = [
+        {
+            "name": entity.name,
+            "type": entity.type,
+            "start": entity.start,
+            "end": entity.end,
+            "boxes": [box_numbers(box) for box in entity.boxes],
+        }
+        for entity in post.entities
+    ]
+    return {"id": post.id, "image": image, "tokens": list(post.tokens), "entities": entities}
+
+
+def _located(path: Path, line: _PostLine, index: PictureIndex | None) -> str | None:
+    """The path of a post's picture, by the rule of `read_posts`."""
+    if index is None:
+        return None if line.image is None else os.path.normpath(path.parent / line.image)
+    if line.image is not None:
+        recorded = Path(line.image)
+        inside = not recorded.is_absolute() and ".." not in recorded.parts
+        if inside and (index.folder / recorded).is_file():
+            return str(index.folder / recorded)
+        if found := index.find(recorded.stem):
+            return str(found)
+    found = index.find(line.id)
+    return None if found is None else str(found)
+
+
+# --- predictions -------------------------------------------------------------------------------
+
+
+class _PredictedEntity(Open):
+    name: str
+    type: TypeName
+    box: AnyBox | None
+    start: int | None = None
+    end: int | None = None
+    expression: str | None = None
+    score: float | None = None
+
+    @model_validator(mode="after")
+    def _span_is_one(self) -> _PredictedEntity:
+        if (self.start is None) != (self.end is None):
+            raise ValueError("wanted both 'start' and 'end', or neither")
+        if self.start is not None and self.end is not None and not 0 <= self.start < self.end:
+            raise ValueError(f"tokens {self.start} to {self.end}; wanted 0 ≤ start < end")
+        return self
+
+
+class _Error(Open):
+    reason: str
+    stage: str
+
+
+class _PredictionLine(Open):
+    id: Text
+    entities: list[_PredictedEntity] | None = None
+    error: _Error | None = None
+
+    @model_validator(mode="after")
+    def _answers_or_fails(self) -> _PredictionLine:
+        if (self.entities is None) == (self.error is None):
+            raise ValueError("wanted either 'entities' or 'error'")
+        return self
+
+
+def read_predictions(path: Path | str) -> tuple[PostPrediction, ...]:
+    """Read predictions in file order. A bad line or an id used twice raises DataError."""
+    source = Path(path)
+    first_line: dict[str, int] = {}
+    posts = []
+    for number, line in read_json_lines(source, _PredictionLine, refuse):
+        _seen_before(source, line.id, number, first_line, refuse)
+        failure = None if line.error is None else Failure(line.error.reason, line.error.stage)
+        posts.append(PostPrediction(line.id, tuple(map(_prediction, line.entities or ())), failure))
+    return tuple(posts)
+
+
+def write_predictions(path: Path | str, predictions: Iterable[PostPrediction]) -> None:
+    """Write one line a post, the file whole or not at all.
+
+    Raises InputError for a post that `read_predictions` would refuse.
+    """
+    lines = map(_prediction_line, predictions)
+    write_json_lines(Path(path), lines, _PredictionLine, unique_ids=True)
+
+
+def _prediction(item: _PredictedEntity) -> Prediction:
+    box = None if item.box is None else _box(item.box)
+    return Prediction(item.name, item.type, box, item.start, item.end, item.expression, item.score)
+
+
+def _prediction_line(post: PostPrediction) -> dict[str, object]:
+    if post.failure is not None:
+        error = {"reason": post.failure.reason, "stage": post.failure.stage}
+        return {"id": post.id, "error": error}
+    return {"id": post.id, "entities": [_predicted_entity(item) for item in post.predictions]}
+
+
+def _predicted_entity(item: Prediction) -> dict[str, object]:
+    given = {
+        "start": item.start,
+        "end": item.end,
+        "expression": item.expression,
+        "score": None if item.score is None else float(item.score),
+    }
+    box = None if item.box is None else box_numbers(item.box)
+    known = {key: value for key, value in given.items() if value is not None}
+    return {"name": item.name, "type": item.type, "box": box, **known}
+
+
+# --- both -------------------------------------------------------------------------------------
+
+
+def _box(xyxy_px: Sequence[float]) -> Box:
+    return Box(*map(float, xyxy_px))
+
+
+def _seen_before(
+    path: Path, post_id: str, number: int, first_line: dict[str, int], report: Report
+) -> bool:
+    """Whether an id came before, reported if so; else remember its line."""
+    if post_id not in first_line:
+        first_line[post_id] = number
+        return False
+    message = f"post id {post_id!r} was used before, in line {first_line[post_id]}"
+    report(Problem(str(path), number, "duplicate-post", message))
+    return True

@@ -1,0 +1,91 @@
+"""What can be wrong with a data set, by kind, and how a reader takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from groundling.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+"""`error`: no reader accepts it. `warning`: read by a documented rule. `note`: harmless."""
+
+KINDS: Mapping[str, tuple[Severity, str]] = {
+    "not-utf8": ("error", "a line is not UTF-8"),
+    "malformed-line": ("error", "a line is neither IMGID:<id> nor token<TAB>tag"),
+    "line-outside-post": ("error", "tokens without an IMGID line above them"),
+    "missing-blank-line": ("error", "a post starts right after another's last token"),
+    "unknown-tag": ("error", "a tag outside BIO over PER, LOC, ORG, OTHER"),
+    "bad-post-id": ("error", "an id that cannot name a file"),
+    "duplicate-post": ("error", "an id used twice in one split"),
+    "broken-xml": ("error", "an XML file that does not parse, or not as an annotation"),
+    "broken-object": ("error", "an object without exactly one name and one box of four numbers"),
+    "non-finite-box": ("error", "a coordinate that is NaN or infinite"),
+    "inverted-box": ("error", "a box whose second corner lies before its first"),
+    "degenerate-box": ("error", "a box without area"),
+    "bad-record": ("error", "a JSON line that is not the record it should be"),
+    "crlf": ("warning", "Windows line ends; the \\r is dropped"),
+    "orphan-inside": ("warning", "an I- tag that continues nothing; it opens an entity"),
+    "empty-post": ("warning", "a post without tokens"),
+    "post-in-two-splits": ("warning", "one id in two splits"),
+    "type-conflict": ("warning", "one name with several types in one post"),
+    "name-differs": ("warning", "an entity whose name is not its tokens joined by spaces"),
+    "unmatched-object": ("warning", "a boxed name that is no entity of its post; its box is lost"),
+    "name-whitespace": ("warning", "a boxed name with a newline or outer space; kept as it is"),
+    "empty-annotation": ("warning", "an XML file without objects"),
+    "xml-without-post": ("warning", "an XML file that belongs to no post"),
+    "missing-size": ("warning", "an XML file that does not state the picture's size"),
+    "box-outside-image": ("warning", "a box that leaves the picture"),
+    "image-missing": ("warning", "a post without a picture"),
+    "image-unreadable": ("warning", "a picture that cannot be decoded whole and safely"),
+    "image-size-differs": ("warning", "a picture of another size than the XML states"),
+    "filename-differs": ("note", "an XML <filename> other than its own name; never used"),
+    "odd-character": ("note", "a zero-width, control or replacement character; kept"),
+}
+"""Every kind that `groundling data check` can report, with its severity and meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding: `file` as it was opened, `line` from 1 where there is one."""
+
+    file: str
+    line: int | None
+    kind: str
+    message: str
+
+    @property
+    def severity(self) -> Severity:
+        """How a reader takes problems of this kind."""
+        return KINDS[self.kind][0]
+
+    def as_json(self) -> dict[str, object]:
+        """The object that `groundling data check --json` prints; `line` only where known."""
+        found: dict[str, object] = {"file": self.file}
+        if self.line is not None:
+            found["line"] = self.line
+        return found | {"kind": self.kind, "severity": self.severity, "message": self.message}
+
+
+Report = Callable[[Problem], None]
+"""Where the parsers send what they find; one that raises makes the parser strict."""
+
+
+def refuse_errors(problem: Problem) -> None:
+    """Raise DataError for a problem of severity `error`; let the others pass."""
+    if problem.severity == "error":
+        raise DataError(
+            Path(problem.file),
+            f"{problem.message}; fix it, or leave such posts out with --skip-bad",
+            problem.line,
+        )
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises DataError where it is missing or cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise DataError(path, f"cannot be read ({fault.strerror}); check the path") from fault

@@ -1,0 +1,168 @@
+"""The one way a picture enters Groundling: bounded, confined to its folder, always RGB.
+
+What counts as a picture, and how it is read:
+
+- JPEG, PNG, WebP, BMP and GIF, by content and not by name. No other decoder is ever tried.
+- The pixel count is read from the header and refused above the cap before anything is decoded.
+- An animation (GIF, WebP or PNG of several frames) is refused: a box belongs to one frame, and
+  nobody said which. An MPO file (a JPEG that carries a second view) is its primary picture, which
+  is what viewers show.
+- Transparent pixels are laid over white; their hidden colours are never seen. 16-bit grey keeps
+  its upper 8 bits.
+- The EXIF orientation is applied, as browsers and current annotation tools do. Annotations drawn
+  by a tool that ignores it are in the frame of the stored pixels: read those with
+  `orient=False`. A file's recorded width and height tell which of the two was used.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from groundling.errors import ImageError
+
+MAX_PIXELS = 64_000_000
+"""Default cap on width × height, in pixels: 192 MB once decoded to RGB."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+"""The decoders in use, by Pillow's names."""
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DECODER_FAULTS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders are known to raise on bytes that are not what they claim to be."""
+
+_quiet = threading.Lock()
+"""`warnings.catch_warnings` is not thread-safe; header reads take turns, decoding does not."""
+
+
+def load_image(
+    path: str | Path,
+    *,
+    root: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    orient: bool = True,
+) -> Image.Image:
+    """Read the picture at `path` as RGB, size in pixels.
+
+    `root` confines it: after `..` and symbolic links are resolved, the file must lie in `root`.
+    It does not change where a relative path starts. `max_pixels` is honoured up to Pillow's own
+    hard limit (178,956,970). Raises ImageError for whatever cannot be read safely and whole.
+    """
+    shown = repr(str(path))[1:-1]
+    real = _resolve(path, root, shown)
+    try:
+        with real.open("rb") as stream:
+            picture = _open(stream, shown, max_pixels)
+            picture.load()
+            turn = _orientation(picture) if orient else None
+            rgb = _rgb(picture)
+    except _DECODER_FAULTS as fault:
+        raise ImageError(
+            f"{shown}: the picture is damaged or truncated ({_reason(fault)}); "
+            "fetch or export it again"
+        ) from fault
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _resolve(path: str | Path, root: Path | None, shown: str) -> Path:
+    """The real regular file behind `path`, inside `root` where one is given."""
+    try:
+        real = Path(path).resolve(strict=True)
+        home = None if root is None else root.resolve(strict=True)
+    except FileNotFoundError as fault:
+        raise ImageError(f"{shown}: no such file; check the name and the image folder") from fault
+    except (OSError, RuntimeError, ValueError) as fault:
+        raise ImageError(
+            f"{shown}: the path cannot be followed ({_reason(fault)}); wanted a picture file"
+        ) from fault
+    if home is not None and not real.is_relative_to(home):
+        raise ImageError(
+            f"{shown}: the file lies outside its image folder {root}; "
+            "move it inside or name the right folder"
+        )
+    if not real.is_file():
+        raise ImageError(
+            f"{shown}: not a regular file; wanted a picture file ({', '.join(FORMATS)})"
+        )
+    return real
+
+
+def _open(stream: BinaryIO, shown: str, max_pixels: int) -> Image.Image:
+    """Read the header only and refuse what is too large, animated or not a picture."""
+    try:
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(stream, formats=FORMATS)
+            animated = picture.format != "MPO" and getattr(picture, "is_animated", False)
+    except UnidentifiedImageError as fault:
+        raise ImageError(
+            f"{shown}: not a picture in a format read here ({', '.join(FORMATS)}); convert it"
+        ) from fault
+    except Image.DecompressionBombError as fault:
+        raise ImageError(
+            f"{shown}: far more than the {max_pixels} pixels allowed; shrink the picture"
+        ) from fault
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{shown}: {width} × {height} = {width * height} pixels, "
+            f"at most {max_pixels} allowed; shrink the picture or raise the cap"
+        )
+    if animated:
+        raise ImageError(
+            f"{shown}: an animated {picture.format}; save the frame you mean as PNG or JPEG"
+        )
+    return picture
+
+
+def _orientation(picture: Image.Image) -> Image.Transpose | None:
+    """How to turn the stored pixels upright; None where EXIF says nothing readable."""
+    try:
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = picture.getexif().get(_ORIENTATION_TAG)
+    except _DECODER_FAULTS:
+        return None  # the pixels decoded; metadata that cannot be read turns nothing
+    return _TRANSPOSES.get(value) if isinstance(value, int) else None
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """The decoded picture as RGB, transparency over white."""
+    if picture.mode.startswith("I"):
+        return picture.convert("I").point(lambda level: level * (1 / 256)).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")
+
+
+def _reason(fault: BaseException) -> str:
+    """A fault in one line: its own words, or its kind where it has none."""
+    words = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+    return " ".join(words.split()) or type(fault).__name__

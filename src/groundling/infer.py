@@ -1,0 +1,128 @@
+"""The only batch map: items in fixed chunks, each chunk's results kept as soon as it is done.
+
+A killed stage goes on at the next chunk and ends with the results of an undisturbed run: where a
+chunk begins depends on the items and the chunk size alone, never on what was done before, so a
+backend sees the same batches either way.
+
+A chunk that holds a `Failure` is run again on resume, as a whole: running only its failed items
+would change the composition of the batch, and with it, perhaps, the other answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from groundling import atomic
+from groundling.errors import RunError
+from groundling.progress import Progress
+from groundling.records import Failure
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def map_batches(
+    items: Sequence[T],
+    fn: Callable[[int, Sequence[T]], Sequence[R | Failure]],
+    *,
+    chunk_size: int,
+    folder: Path | None = None,
+    encode: Callable[[R], object] = _unchanged,
+    decode: Callable[[Any], R] = _unchanged,
+    context: str = "",
+    progress: Progress | None = None,
+) -> list[R | Failure]:
+    """`fn(chunk_index, chunk)` over consecutive chunks of `items`; one result an item, in order.
+
+    With a `folder` (a stage's scratch) each chunk is stored there as JSON lines and taken from
+    there on resume, iff it holds no failure and carries the digest of its position, its items
+    (dataclasses, or whatever JSON can hold) and `context`: whatever else decides the results, such
+    as the sampling settings, where the folder may outlive them. `encode` turns a result into
+    something JSON can hold and `decode` turns it back; fresh results make the same round trip, so
+    that they cannot differ from stored ones.
+
+    What `fn` raises goes through; chunks finished before stay. Raises RunError if `fn` does not
+    return one result an item.
+    """
+    results: list[R | Failure] = []
+    for index, start in enumerate(range(0, len(items), chunk_size)):
+        chunk = items[start : start + chunk_size]
+        if folder is None:
+            results += _run(fn, index, chunk)
+            stored = None
+        else:
+            path = folder / f"chunk-{index:05d}.jsonl"
+            digest = _digest([index, context, [_plain(item) for item in chunk]])
+            stored = _load(path, digest)
+            lines = stored or [_encoded(result, encode) for result in _run(fn, index, chunk)]
+            if stored is None:
+                _store(path, digest, lines)
+            results += [_decoded(line, decode) for line in lines]
+        if progress is not None:
+            (progress.skip if stored else progress.advance)(len(chunk))
+    return results
+
+
+def _run(
+    fn: Callable[[int, Sequence[T]], Sequence[R | Failure]], index: int, chunk: Sequence[T]
+) -> Sequence[R | Failure]:
+    results = fn(index, chunk)
+    if len(results) != len(chunk):
+        raise RunError(
+            f"chunk {index}: got {len(results)} results for {len(chunk)} items; "
+            "the backend must return one an item"
+        )
+    return results
+
+
+def _encoded(result: R | Failure, encode: Callable[[R], object]) -> str:
+    if isinstance(result, Failure):
+        return json.dumps({"failure": dataclasses.asdict(result)}, ensure_ascii=False)
+    return json.dumps({"result": encode(result)}, ensure_ascii=False)
+
+
+def _decoded(line: str, decode: Callable[[Any], R]) -> R | Failure:
+    stored = json.loads(line)
+    return Failure(**stored["failure"]) if "failure" in stored else decode(stored["result"])
+
+
+def _store(path: Path, digest: str, lines: Sequence[str]) -> None:
+    """Write a chunk: a head line with what it answers and how many failed, then its results."""
+    head = {
+        "inputs": digest,
+        "results": _digest(lines),
+        "failures": sum(line.startswith('{"failure"') for line in lines),
+    }
+    text = "\n".join([json.dumps(head), *lines]) + "\n"
+    atomic.write_bytes(path, text.encode())
+
+
+def _load(path: Path, digest: str) -> list[str] | None:
+    """A stored chunk's result lines; None where it is missing, stale, damaged or has failures."""
+    try:
+        first, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        head = json.loads(first)
+    except (FileNotFoundError, ValueError):
+        return None
+    wanted = {"inputs": digest, "results": _digest(lines), "failures": 0}
+    return lines if head == wanted else None
+
+
+def _plain(item: object) -> object:
+    """An item as JSON can hold it."""
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {"record": type(item).__name__, **dataclasses.asdict(item)}
+    return item
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

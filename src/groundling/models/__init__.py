@@ -1,0 +1,1 @@
+"""Backends, one a file. Flows know them only through `groundling.models.base`."""

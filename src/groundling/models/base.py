@@ -1,0 +1,124 @@
+"""What a flow may ask of a writer and of a grounder.
+
+A backend loads pictures through `groundling.images`, converts its own coordinates and returns
+pixels of the original image. What goes wrong for one query is a `Failure` in its place; it never
+stops the batch and never turns into an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from groundling.records import Box, Expression, Failure, Grounded, Query
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw expressions; overrides whatever generation settings a checkpoint ships.
+
+    `temperature` 0 means greedy. top_p, top_k and the repetition penalty are always off.
+    """
+
+    temperature: float = 0.8
+    max_new_tokens: int = 64
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One supervised example (p, s) for a writer (ISR eq. 3)."""
+
+    query: Query
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One DPO example with its stored reference log-probabilities (ISR eq. 8)."""
+
+    query: Query
+    chosen: str
+    rejected: str
+    ref_chosen_logp: float
+    ref_rejected_logp: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroundingExample:
+    """One example (I, s, v) for a grounder (ISR eq. 1); `box` in original pixels."""
+
+    image: str
+    expression: str
+    box: Box
+
+
+class Trainable(Protocol):
+    """A model that `groundling.train.fit` can update and resume bit for bit."""
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters to update, by stable name."""
+        ...
+
+
+class Writer(Trainable, Protocol):
+    """A multimodal LLM that writes referring expressions: the policy π."""
+
+    def sample(
+        self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
+    ) -> list[list[Expression] | Failure]:
+        """K expressions a query with log-probabilities (eq. 6); the same seed, the same draws."""
+        ...
+
+    def score(self, queries: Sequence[Query], texts: Sequence[str]) -> list[float | Failure]:
+        """log π(text + end | query) in nats, summed over tokens, one text a query."""
+        ...
+
+    def score_pairs(
+        self, queries: Sequence[Query], chosen: Sequence[str], rejected: Sequence[str]
+    ) -> list[tuple[float, float] | Failure]:
+        """The same for two texts a query, in one packed pass; the reference side of eq. 8."""
+        ...
+
+    def sft_loss(self, batch: Sequence[Demonstration]) -> torch.Tensor:
+        """Mean over the batch's answer tokens of −log π(s | p) (eq. 3), a scalar with gradient."""
+        ...
+
+    def dpo_loss(self, batch: Sequence[Preference], beta: float) -> torch.Tensor:
+        """Mean over the batch of the DPO loss (eq. 8), a scalar with gradient."""
+        ...
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the current adapter in PEFT's own layout (safetensors)."""
+        ...
+
+    def load_adapter(self, folder: Path) -> None:
+        """Replace the current adapter's weights by those in `folder`."""
+        ...
+
+    def knows(self, query: Query) -> bool | None:
+        """Whether the name occurs in what this writer was trained on; None where unrecorded."""
+        ...
+
+
+class Grounder(Trainable, Protocol):
+    """A visual grounding model: picture + expression → box."""
+
+    def ground(self, requests: Sequence[tuple[str, str]]) -> list[Grounded | Failure]:
+        """One box per (image path, expression) (eq. 4)."""
+        ...
+
+    def loss(self, batch: Sequence[GroundingExample]) -> torch.Tensor:
+        """Mean over the batch of −log P(v | I, s) or its surrogate (eq. 2), with gradient."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the weights (safetensors) and configuration."""
+        ...

@@ -1,0 +1,89 @@
+"""Pictures by path, as the image tokens of a frozen vision tower, computed once and kept.
+
+A shared module, no backend.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from groundling.errors import ImageError
+from groundling.models.qwen2vl import ImageTokens, Qwen2VL
+from groundling.records import Failure
+
+OpenImage = Callable[[str], Image.Image]
+"""Returns the RGB picture at a path; raises ImageError."""
+
+_Key = tuple[str, int, int]
+
+_GROUP = 64
+"""Pictures opened and sent through the tower together."""
+
+
+class FeatureStore:
+    """Image tokens by path; the least recently used leave once `capacity_bytes` is passed.
+
+    A file counts as the same picture while its path, size and time of change stay the same.
+    Capacity 0 keeps nothing.
+    """
+
+    def __init__(self, model: Qwen2VL, open_image: OpenImage, capacity_bytes: int) -> None:
+        self._model = model
+        self._open = open_image
+        self._capacity = capacity_bytes
+        self._held_bytes = 0
+        self._kept: OrderedDict[_Key, ImageTokens] = OrderedDict()
+
+    def get(self, paths: Iterable[str]) -> dict[str, ImageTokens | Failure]:
+        """The image tokens of each path, or why there are none (stage `image`)."""
+        found: dict[str, ImageTokens | Failure] = {}
+        missing: dict[str, _Key] = {}
+        for path in dict.fromkeys(paths):
+            key = _key(path)
+            if (kept := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                found[path] = kept
+            else:
+                missing[path] = key
+        waiting = iter(missing.items())
+        while group := dict(islice(waiting, _GROUP)):
+            found.update(self._compute(group))
+        return found
+
+    def _compute(self, group: dict[str, _Key]) -> dict[str, ImageTokens | Failure]:
+        pictures: dict[str, Image.Image] = {}
+        results: dict[str, ImageTokens | Failure] = {}
+        for path in group:
+            try:
+                pictures[path] = self._model.rules.fit(self._open(path))
+            except ImageError as fault:
+                results[path] = Failure(str(fault), "image")
+        seen = self._model.look(list(pictures.values()))
+        for path, tokens in zip(pictures, seen, strict=True):
+            results[path] = tokens
+            self._keep(group[path], tokens)
+        return results
+
+    def _keep(self, key: _Key, tokens: ImageTokens) -> None:
+        size = tokens.features.nbytes
+        if size > self._capacity:
+            return
+        self._kept[key] = tokens
+        self._held_bytes += size
+        while self._held_bytes > self._capacity:
+            _, dropped = self._kept.popitem(last=False)
+            self._held_bytes -= dropped.features.nbytes
+
+
+def _key(path: str) -> _Key:
+    """Path, size and time of change; a path that names no file (a picture in memory) as it is."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return (path, -1, -1)
+    return (path, status.st_size, status.st_mtime_ns)

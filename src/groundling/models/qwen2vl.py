@@ -1,0 +1,251 @@
+"""What is particular to the Qwen2-VL family: its pixels, its vision tower, its positions.
+
+A shared module, no backend: it turns pictures into image tokens and runs the language model on
+embeddings that the caller lays out. Everything here equals the stock forward pass of transformers
+and is tested against it; the vision tower is batched over pictures of one size, which the stock
+one attends to one at a time where FlashAttention is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.qwen2_vl import processing_qwen2_vl
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+    smart_resize,
+)
+from transformers.processing_utils import ProcessorMixin
+
+from groundling.errors import ImageError, InputError
+
+MODEL_TYPES = ("qwen2_vl",)
+"""The `model_type` of the checkpoints this module can run."""
+
+
+class Qwen2VLProcessor(processing_qwen2_vl.Qwen2VLProcessor):  # type: ignore[misc]
+    """The stock processor without its video half, which cannot be made without torchvision.
+
+    It carries the stock name, so that a folder saved with it opens with the stock class where
+    torchvision is present.
+    """
+
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
+    ) -> None:
+        self.image_token = getattr(tokenizer, "image_token", None) or "<|image_pad|>"
+        self.video_token = getattr(tokenizer, "video_token", None) or "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def image_processor(min_pixels: int, max_pixels: int) -> Any:
+    """A stock PIL image processor that keeps a picture's area between the two limits, in pixels."""
+    return Qwen2VLImageProcessorPil(size={"shortest_edge": min_pixels, "longest_edge": max_pixels})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """A picture as the language model sees it: features (n, hidden), n = rows × columns."""
+
+    features: torch.Tensor
+    grid: tuple[int, int]
+
+
+class KeyValues(Protocol):
+    """What the attention layers ask of a cache."""
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *extra: Any, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add keys and values (B, heads, T, head size) of a layer; return all it should see."""
+        ...
+
+
+class PictureRules:
+    """How pictures become patches: sizes in pixels, normalisation; read off an image processor."""
+
+    def __init__(self, processor: Any, max_pixels: int | None = None) -> None:
+        self.patch_px = int(processor.patch_size)
+        self.merge = int(processor.merge_size)
+        self.min_pixels = int(processor.size["shortest_edge"])
+        self.max_pixels = max_pixels or int(processor.size["longest_edge"])
+        self._resample = Image.Resampling(int(processor.resample))
+        scale = float(processor.rescale_factor)
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
+        )
+        self._gain, self._offset = scale / std, mean / std
+
+    def fit(self, picture: Image.Image) -> Image.Image:
+        """Resize to whole merged patches within the pixel limits (bicubic, by Pillow).
+
+        Raises ImageError for a picture over 200 times longer than wide, or the reverse.
+        """
+        width, height = picture.size
+        try:
+            rows, columns = smart_resize(
+                height,
+                width,
+                factor=self.patch_px * self.merge,
+                min_pixels=self.min_pixels,
+                max_pixels=self.max_pixels,
+            )
+        except ValueError as fault:
+            raise ImageError(f"picture of {width}×{height} px: {fault}") from fault
+        if (columns, rows) == picture.size:
+            return picture
+        return picture.resize((columns, rows), self._resample)
+
+    def patches(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """N fitted pictures of one size as patches (N, S, 3 · patch²), in merged-block order."""
+        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+        values = pixels.permute(0, 3, 1, 2).float() * self._gain - self._offset
+        count, _, height, width = values.shape
+        block, patch = self.merge, self.patch_px
+        rows, columns = height // (patch * block), width // (patch * block)
+        tiles = values.view(count, 3, rows, block, patch, columns, block, patch)
+        tiles = tiles.permute(0, 2, 5, 3, 6, 1, 4, 7)
+        return tiles.reshape(count, rows * columns * block * block, 3 * patch * patch)
+
+
+class Qwen2VL:
+    """A Qwen2-VL model with its parts in reach; the weights stay those of `model`.
+
+    Raises InputError for another family, and for checkpoints with sliding-window attention,
+    whose masks are not the ones laid out here.
+    """
+
+    def __init__(self, model: Any, rules: PictureRules) -> None:
+        family = model.config.model_type
+        if family not in MODEL_TYPES:
+            raise InputError(
+                f"model type {family!r} is not supported; wanted one of {', '.join(MODEL_TYPES)}"
+            )
+        if "sliding_attention" in model.config.text_config.layer_types:
+            raise InputError(
+                "sliding-window attention is not supported; load a full-attention model"
+            )
+        self._language = model.model.language_model
+        self._visual = model.model.visual
+        self._head = model.lm_head
+        self.rules = rules
+        self.device: torch.device = self._language.embed_tokens.weight.device
+        self.dtype: torch.dtype = self._language.embed_tokens.weight.dtype
+
+    @torch.no_grad()
+    def look(self, pictures: Sequence[Image.Image]) -> list[ImageTokens]:
+        """The image tokens of fitted pictures; those of one size go through the tower together."""
+        sizes = [picture.size for picture in pictures]
+        seen: dict[int, ImageTokens] = {}
+        for size_wh_px in dict.fromkeys(sizes):
+            places = [place for place, size in enumerate(sizes) if size == size_wh_px]
+            patches = self.rules.patches([pictures[place] for place in places])
+            columns, rows = (
+                side // (self.rules.patch_px * self.rules.merge) for side in size_wh_px
+            )
+            features = self._tower(patches.to(self.device, self.dtype), (rows, columns))
+            for place, feature in zip(places, features, strict=True):
+                seen[place] = ImageTokens(feature.clone(), (rows, columns))
+        return [seen[place] for place in range(len(pictures))]
+
+    def _tower(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """The stock vision transformer on (N, S, 3 · patch²), attention within each picture.
+
+        Returns (N, S / merge², hidden). The patch convolution has its stride for a kernel, so it
+        is a matrix product; a still picture fills all its time steps alike, so they are summed.
+        """
+        visual = self._visual
+        kernel = visual.patch_embed.proj.weight
+        states = patches @ kernel.sum(dim=2).flatten(1).T
+        turn = self._vision_rotation(grid)
+        for block in visual.blocks:
+            states = states + _vision_attention(block.attn, block.norm1(states), turn)
+            states = states + block.mlp(block.norm2(states))
+        merged: torch.Tensor = visual.merger(states)
+        return merged.view(len(patches), -1, merged.shape[-1])
+
+    def _vision_rotation(self, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine (S, head size) of the tower's rotary embedding, in merged-block order."""
+        merge = self.rules.merge
+        rows, columns = (torch.arange(side * merge, device=self.device) for side in grid)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        places = places.view(grid[0], merge, grid[1], merge, 2).transpose(1, 2).reshape(-1, 2)
+        angles = (places[..., None] * self._visual.rotary_pos_emb.inv_freq.float()).flatten(1)
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos(), angles.sin()
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) as input embeddings (B, T, hidden); image tokens are put in after."""
+        return cast(torch.Tensor, self._language.embed_tokens(ids))
+
+    def run(
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValues | None = None,
+    ) -> torch.Tensor:
+        """Last hidden states (B, T, hidden) of embeddings at M-RoPE positions (3, B, T).
+
+        `mask` (B or 1, 1, T, T and what the cache holds) is true where a token may look; None is
+        plain causal attention, or everything where T is 1.
+        """
+        output = self._language(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask={"full_attention": mask},
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return cast(torch.Tensor, output.last_hidden_state)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (…, hidden) to vocabulary logits (…, V), in the model's precision."""
+        return cast(torch.Tensor, self._head(hidden))
+
+
+def _vision_attention(
+    layer: Any, states: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    count, length, width = states.shape
+    parts = layer.qkv(states).view(count, length, 3, layer.num_heads, -1)
+    query, key, value = parts.permute(2, 0, 3, 1, 4)
+    seen = scaled_dot_product_attention(_rotate(query, turn), _rotate(key, turn), value)
+    return cast(torch.Tensor, layer.proj(seen.transpose(1, 2).reshape(count, length, width)))
+
+
+def _rotate(vectors: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn vectors (N, heads, S, head size) by their position, in float32 as the stock tower does."""
+    cosine, sine = turn
+    first, second = vectors.float().chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return (vectors.float() * cosine + turned * sine).to(vectors.dtype)
+
+
+@lru_cache(maxsize=4096)
+def prompt_positions(length: int, image_start: int, grid: tuple[int, int]) -> NDArray[np.int64]:
+    """M-RoPE positions (3, length): time, row, column of a prompt with one still picture.
+
+    Text counts on along all three axes; the picture's tokens share one time and spread over rows
+    and columns; what follows goes on from the largest position so far (Qwen2-VL, arXiv:2409.12191,
+    §2.1). The result is cached: do not write to it.
+    """
+    rows, columns = grid
+    image_end = image_start + rows * columns
+    positions = np.tile(np.arange(length, dtype=np.int64), (3, 1))
+    positions[0, image_start:image_end] = image_start
+    positions[1, image_start:image_end] = image_start + np.repeat(np.arange(rows), columns)
+    positions[2, image_start:image_end] = image_start + np.tile(np.arange(columns), rows)
+    positions[:, image_end:] += max(rows, columns) - rows * columns
+    positions.flags.writeable = False
+    return positions

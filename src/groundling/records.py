@@ -1,0 +1,203 @@
+"""The frozen records that pass between stages.
+
+Data moves one way: posts → queries → expressions → boxes → rewards → pairs → update.
+Coordinates are pixels of the original image, as annotated; nothing here rescales them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from groundling.errors import InputError
+
+EntityType = Literal["PER", "LOC", "ORG", "MISC"]
+ENTITY_TYPES: tuple[EntityType, ...] = ("PER", "LOC", "ORG", "MISC")
+
+ABSENT = "The entity does not appear in the image"
+"""The expert expression s_u of an ungroundable entity (ISR §3.2)."""
+
+
+def parse_entity_type(text: str) -> EntityType:
+    """Return the entity type named by `text`; OTHER (Twitter-GMNER's word) is MISC.
+
+    Raises InputError for anything outside PER, LOC, ORG, MISC, OTHER (case folded).
+    """
+    folded = text.strip().upper()
+    if folded == "OTHER":
+        return "MISC"
+    if folded not in ENTITY_TYPES:
+        raise InputError(f"unknown entity type {text!r}; wanted one of PER, LOC, ORG, MISC")
+    return cast(EntityType, folded)
+
+
+def is_absent(expression: str) -> bool:
+    """Whether an expression says that the entity is not in the image.
+
+    The final full stop of prompt A.3, letter case and outer or repeated space do not matter;
+    nothing else is forgiven.
+    """
+    return re.sub(r"\s+", " ", expression).strip().removesuffix(".").rstrip().lower() == (
+        ABSENT.lower()
+    )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Box:
+    """An axis-aligned box, (x1, y1) top left and (x2, y2) bottom right, in original pixels."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels; 0 for a degenerate or inverted box."""
+        return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """The four coordinates as a tuple, for files and arrays."""
+        return (self.x1, self.y1, self.x2, self.y2)
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with `other`, in [0, 1]; 0 where the union is empty.
+
+        >>> Box(0, 0, 2, 2).iou(Box(1, 0, 3, 2))
+        0.3333333333333333
+        """
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        shared = max(0.0, width) * max(0.0, height)
+        union = self.area + other.area - shared
+        return shared / union if union > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A gold mention: tokens [start, end) of its post, and its gold boxes (none: ungroundable)."""
+
+    name: str
+    type: EntityType
+    start: int
+    end: int
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def groundable(self) -> bool:
+        """Whether the entity is in the picture."""
+        return bool(self.boxes)
+
+    @property
+    def largest_box(self) -> Box | None:
+        """The gold box of largest area (ISR footnote 2; the first among equals), or None."""
+        return max(self.boxes, key=lambda box: box.area, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A text with its picture and gold entities; `image` is a path, or None where none is found."""
+
+    id: str
+    tokens: tuple[str, ...]
+    entities: tuple[Entity, ...] = ()
+    image: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The tokens joined by single spaces."""
+        return " ".join(self.tokens)
+
+    def queries(self) -> Iterator[Query]:
+        """One query per gold entity, in order. A query carries nothing of the gold boxes."""
+        for index, entity in enumerate(self.entities):
+            yield Query(f"{self.id}#{index}", self.image or "", entity.name, entity.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a model may see: a picture (path) and a named entity. `id` is `POST#INDEX`."""
+
+    id: str
+    image: str
+    name: str
+    type: EntityType
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A referring expression or ABSENT, and who wrote it.
+
+    `source` is `expert:MODEL`, `human` or `writer:RUN/ROUND`. `logprob` is the natural-log
+    probability of the text and its end-of-sequence token under its writer at temperature 1,
+    None where the writer does not say.
+    """
+
+    text: str
+    source: str
+    logprob: float | None = None
+
+    @property
+    def absent(self) -> bool:
+        """Whether it says that the entity does not appear."""
+        return is_absent(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that did not work, why, and at which stage; never read as an answer."""
+
+    reason: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grounded:
+    """A grounder's box for one expression, with its confidence in [0, 1] where it has one."""
+
+    box: Box
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answered entity of a post. `box` None means "not in the picture".
+
+    `start`/`end` are token positions (end exclusive) where the predictor knows them.
+    """
+
+    name: str
+    type: EntityType
+    box: Box | None
+    start: int | None = None
+    end: int | None = None
+    expression: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PostPrediction:
+    """All that a system says of one post: its predictions, or the failure that kept it silent."""
+
+    id: str
+    predictions: tuple[Prediction, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preference s_w ≻ s_l for one query (ISR eq. 7).
+
+    `chosen_source` is `sample` (a success of the writer) or `expert` (the fallback). The two
+    reference log-probabilities are those of π_{t−1} (eq. 8).
+    """
+
+    query_id: str
+    chosen: str
+    rejected: str
+    chosen_source: Literal["sample", "expert"]
+    ref_chosen_logp: float
+    ref_rejected_logp: float

@@ -1,0 +1,264 @@
+"""Strict settings from YAML: closed to unknown keys, with every problem told at once.
+
+Unknown and repeated keys are errors, never ignored. Numbers in scientific notation may leave out
+the dot (`1e-4`), which plain YAML 1.1 would read as text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from groundling.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every configuration class: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+C = TypeVar("C", bound=Section)
+
+_NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_SIGNS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")}
+
+
+def load_config(
+    model: type[C], path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+) -> C:
+    """Read `model` from a YAML file, with dotted-key `overrides` on top (`{"dpo.lr": 1e-5}`).
+
+    Without a path the overrides stand alone. Raises ConfigError with every problem found.
+    """
+    source = "configuration" if path is None else str(path)
+    raw, problems = ({}, []) if path is None else _read_yaml(Path(path))
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value, problems)
+    try:
+        config = model.model_validate(raw)
+    except ValidationError as fault:
+        problems += [_problem(model, error) for error in fault.errors()]
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def read_overrides(assignments: Sequence[str]) -> dict[str, object]:
+    """Parse `KEY=VALUE` words, the value as YAML: `["dpo.lr=1e-5"]` → `{"dpo.lr": 1e-05}`."""
+    overrides: dict[str, object] = {}
+    problems = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not key or not equals:
+            problems.append(f"got {assignment!r}; wanted KEY=VALUE, such as dpo.lr=1e-5")
+            continue
+        try:
+            overrides[key] = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as fault:
+            problems.append(f"{key}: {text!r} is not a YAML value ({_one_line(fault)})")
+    if problems:
+        raise ConfigError("overrides", problems)
+    return overrides
+
+
+def dump_yaml(config: Section) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal object."""
+    return yaml.safe_dump(
+        config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def describe(model: type[Section]) -> str:
+    """One entry a field, for `--help`: dotted key, type, default, and its documentation."""
+    lines = []
+    for key, field in _leaves(model):
+        default = "required" if field.is_required() else f"default {_shown(field.default)}"
+        lines.append(f"  {key}: {_type_words(field)} ({default})")
+        lines.append(f"      {field.description or ''}".rstrip())
+    return "\n".join(lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-4` as a number and notes repeated keys in `repeated`."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.repeated: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if isinstance(name, str) and seen.setdefault(name, line) != line:
+                self.repeated.append(f"line {line}: {name} is already given on line {seen[name]}")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The mapping in a YAML file, and its repeated keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as fault:
+        raise ConfigError(str(path), ["no such file; name an existing YAML file"]) from fault
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(str(path), [f"cannot be read as UTF-8 text ({fault})"]) from fault
+    try:
+        loader = _Loader(text)
+        raw = loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as fault:
+        raise ConfigError(str(path), [f"not valid YAML: {_one_line(fault)}"]) from fault
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), [f"got {_shown(raw)}; wanted `key: value` lines"])
+    return raw, loader.repeated
+
+
+def _override(raw: dict[str, Any], key: str, value: object, problems: list[str]) -> None:
+    """Set a dotted key in nested mappings."""
+    *parents, last = key.split(".")
+    target = raw
+    for index, parent in enumerate(parents):
+        if target.get(parent) is None:
+            target[parent] = {}
+        target = target[parent]
+        if not isinstance(target, dict):
+            above = ".".join(parents[: index + 1])
+            problems.append(f"{key}: cannot be set, because {above} is {_shown(target)}")
+            return
+    target[last] = value
+
+
+def _problem(model: type[Section], error: Any) -> str:
+    """One pydantic error as `KEY: got X; wanted Y`."""
+    key = ".".join(str(part) for part in error["loc"])
+    got = _shown(error["input"])
+    words = str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        # the value is not told: it may be a secret in the wrong place
+        return f"{key}: unknown key; {_suggestion(model, error['loc'])}"
+    if error["type"] == "invalid_key":
+        return f"{key}: the key is not text; put it in quotes or remove it"
+    if error["type"] == "missing":
+        return f"{key}: missing; wanted {_wanted(model, key)}"
+    if error["type"] == "value_error":
+        words = words.removeprefix("Value error, ")
+        return f"{key}: {words}" if key else words
+    return f"{key}: got {got}; wanted {_wanted(model, key) or words}"
+
+
+def _wanted(model: type[Section], key: str) -> str:
+    """The type of the field at a dotted key, in words; empty where there is no such field."""
+    section: type[Section] | None = model
+    field = None
+    for part in key.split("."):
+        field = section.model_fields.get(part) if section else None
+        section = _section(field) if field else None
+    return _type_words(field) if field else ""
+
+
+def _suggestion(model: type[Section], loc: tuple[str | int, ...]) -> str:
+    """What an unknown key may have meant: a close name here, or the same name elsewhere."""
+    *parents, last = [str(part) for part in loc]
+    section = model
+    for parent in parents:
+        section = _section(section.model_fields[parent]) or section
+    elsewhere = [key for key, _ in _leaves(model) if key.rpartition(".")[2] == last]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    close = difflib.get_close_matches(last, section.model_fields, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {'.'.join([*parents, close[0]])}?"
+    return f"wanted one of {', '.join(section.model_fields)}"
+
+
+def _leaves(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field that is not itself a section, by dotted key, in order."""
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is None:
+            yield prefix + name, field
+        else:
+            yield from _leaves(section, f"{prefix}{name}.")
+
+
+def _section(field: FieldInfo) -> type[Section] | None:
+    """The section class a field holds, None for a plain value."""
+    for kind, _ in _kinds(field.annotation):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def _kinds(annotation: Any) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The alternatives of an annotation, each with its constraints."""
+    if get_origin(annotation) is Annotated:
+        kind, *extras = get_args(annotation)
+        return [(kind, tuple(extras))]
+    if get_origin(annotation) in (Union, UnionType):
+        return [found for kind in get_args(annotation) for found in _kinds(kind)]
+    return [(annotation, ())]
+
+
+def _type_words(field: FieldInfo) -> str:
+    """A field's type and limits in words: `a number > 0`, `largest | any`, `text or null`."""
+    words = []
+    for kind, extras in _kinds(field.annotation):
+        if get_origin(kind) is Literal:
+            words.append(" | ".join(str(choice) for choice in get_args(kind)))
+        elif isinstance(kind, type) and issubclass(kind, Section):
+            words.append("a section of " + ", ".join(kind.model_fields))
+        elif kind is NoneType:
+            words.append("null")
+        else:
+            limits = _limits((*extras, *field.metadata))
+            words.append(f"{_NOUNS.get(kind, str(kind))} {' and '.join(limits)}".rstrip())
+    return " or ".join(words)
+
+
+def _limits(constraints: tuple[Any, ...]) -> list[str]:
+    """Bounds as `> 0`, in the order given."""
+    found = []
+    for constraint in constraints:
+        inner = constraint.metadata if isinstance(constraint, FieldInfo) else [constraint]
+        for bound in inner:
+            name, sign = _SIGNS.get(type(bound), ("", ""))
+            if name:
+                found.append(f"{sign} {getattr(bound, name)}")
+    return found
+
+
+def _shown(value: object) -> str:
+    """A value as a short YAML-like word."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_line(fault: Exception) -> str:
+    return " ".join(str(fault).split())

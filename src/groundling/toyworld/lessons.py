@@ -1,0 +1,164 @@
+"""Questions and answers about a scene: what the tiny writer learns before it meets the task.
+
+They stand in for the general training of a foundation model: who is here, where, what does it look
+like, which one is meant. None asks what prompts A.1–A.3 of the paper ask, and none is answered by
+a referring expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from groundling.records import ENTITY_TYPES
+from groundling.toyworld import identities as who
+from groundling.toyworld.annotator import write_any, write_expert
+from groundling.toyworld.language import LOOSE_NOUN, ORDINALS
+from groundling.toyworld.scene import SIZE_PX, TYPE_OF_REFERENT, Figure, Referent, Scene
+
+NOT_HERE = "not here"
+STRANGER = "a stranger"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One question about a picture and its true answer."""
+
+    question: str
+    answer: str
+
+
+def draw_lesson(scene: Scene, rng: np.random.Generator) -> Lesson:
+    """A random lesson about a scene."""
+    kind = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+    return _WRITERS[kind](scene, rng)
+
+
+def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _name(scene: Scene, rng: np.random.Generator, present: float) -> tuple[str, list[Referent]]:
+    """A name, here with the given chance, and its referents in the scene."""
+    here = [r for r in scene.referents() if r.name is not None]
+    if here and rng.random() < present:
+        name = here[int(rng.integers(len(here)))].name
+        assert name is not None
+    else:
+        kinds = {TYPE_OF_REFERENT[r.kind] for r in scene.referents()}
+        hard = [t for t in ENTITY_TYPES if t in kinds] if rng.random() < 0.65 else ENTITY_TYPES
+        name = _pick(rng, who.names_of(hard[int(rng.integers(len(hard)))]))
+    found = [r for r in here if r.name == name]
+    found.sort(key=lambda r: -r.box.area)
+    return name, found
+
+
+def _labelled(name: str, rng: np.random.Generator) -> str:
+    return f"{name} ({who.NAMES[name][0]})" if rng.random() < 0.6 else name
+
+
+def place_of(referent: Referent) -> str:
+    """Left, middle or right third of the picture."""
+    x = (referent.box.x1 + referent.box.x2) / 2 / SIZE_PX
+    return "left" if x < 0.36 else "right" if x > 0.64 else "middle"
+
+
+def _is_here(scene: Scene, rng: np.random.Generator) -> Lesson:
+    name, found = _name(scene, rng, present=0.5)
+    question = _pick(rng, ("Is {} here?", "Can you see {}?", "Do you see {} anywhere?"))
+    return Lesson(question.format(_labelled(name, rng)), "yes" if found else "no")
+
+
+def _where(scene: Scene, rng: np.random.Generator) -> Lesson:
+    name, found = _name(scene, rng, present=0.75)
+    question = _pick(rng, ("Where is {}?", "On which side is {}?"))
+    answer = place_of(found[0]) if found else NOT_HERE
+    return Lesson(question.format(_labelled(name, rng)), answer)
+
+
+def _looks_like(scene: Scene, rng: np.random.Generator) -> Lesson:
+    name, found = _name(scene, rng, present=0.75)
+    question = _pick(rng, ("What does {} look like here?", "List what you can see of {}."))
+    answer = features_of(found[0], scene) if found else NOT_HERE
+    return Lesson(question.format(_labelled(name, rng)), answer)
+
+
+def features_of(referent: Referent, scene: Scene) -> str:
+    """Everything about a referent as a list: kind, looks, clothes, place."""
+    look, figure = referent.look, scene.figures[referent.figure]
+    words = [LOOSE_NOUN[referent.kind]]
+    if isinstance(look, who.Face):
+        words += _face_words(look) + _cloth_words(figure)
+    elif isinstance(look, who.Emblem):
+        worn = "sign" if figure.kind == "sign" else f"{figure.cloth} shirt"
+        words += [f"{look.colour} {look.shape}", worn]
+    else:
+        words += [f"{look.colour} {look.kind}"]
+    return ", ".join([*words, place_of(referent)])
+
+
+def _face_words(face: who.Face) -> list[str]:
+    hair = [f"{face.hair_colour} {face.hair_style}"]
+    return hair + ["beard"] * face.beard + ["glasses"] * face.glasses
+
+
+def _cloth_words(figure: Figure) -> list[str]:
+    words = [f"{figure.cloth} shirt"]
+    return [*words, figure.emblem.shape] if figure.emblem is not None else words
+
+
+def _who_is(scene: Scene, rng: np.random.Generator) -> Lesson:
+    referents = scene.referents()
+    target = referents[int(rng.integers(len(referents)))]
+    phrase = write_expert(scene, target, rng)
+    question = _pick(rng, ("What is the name of {}?", "Name {}."))
+    return Lesson(question.format(phrase), target.name or STRANGER)
+
+
+def _true_or_false(scene: Scene, rng: np.random.Generator) -> Lesson:
+    """A name and a description: do they belong together?"""
+    name, found = _name(scene, rng, present=0.9)
+    referents = list(scene.referents())
+    if found and rng.random() < 0.5:
+        return Lesson(f"{name} is {write_any(scene, found[0], rng)}, true?", "true")
+    other = referents[int(rng.integers(len(referents)))]
+    phrase = write_expert(scene, other, rng)
+    return Lesson(f"{name} is {phrase}, true?", "true" if other.name == name else "false")
+
+
+def _nth(scene: Scene, rng: np.random.Generator) -> Lesson:
+    index = int(rng.integers(len(scene.figures)))
+    inside = [r for r in scene.referents() if r.figure == index]
+    said = " and ".join(features_of(r, scene) for r in inside)
+    return Lesson(f"What stands {ORDINALS[index]} from the left?", said)
+
+
+def _roll_call(scene: Scene, rng: np.random.Generator) -> Lesson:
+    side = _pick(rng, ("left", "right"))
+    names = [r.name or STRANGER for r in scene.referents()]
+    return Lesson(
+        f"Who and what is here, from the {side}?",
+        ", ".join(names if side == "left" else names[::-1]),
+    )
+
+
+_SHARES: dict[str, float] = {
+    "is_here": 0.22,
+    "where": 0.18,
+    "looks_like": 0.28,
+    "who_is": 0.12,
+    "true_or_false": 0.08,
+    "nth": 0.07,
+    "roll_call": 0.05,
+}
+_WRITERS: dict[str, Callable[[Scene, np.random.Generator], Lesson]] = {
+    "is_here": _is_here,
+    "where": _where,
+    "looks_like": _looks_like,
+    "who_is": _who_is,
+    "true_or_false": _true_or_false,
+    "nth": _nth,
+    "roll_call": _roll_call,
+}

@@ -1,0 +1,285 @@
+"""Pre-trains the tiny writer: first its eyes, then its words.
+
+    python -m groundling.toyworld.pretrain_writer OUT [--eye-steps N] [--steps N] [--seed S]
+
+Phase 1 teaches the vision tower what each image token covers. Phase 2 trains the whole model on
+questions and answers about pre-training scenes (`lessons`), never in the words of the task's
+prompts and never on a picture of the train, validation or test pools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from groundling.losses import token_logprobs
+from groundling.models.packing import Prompt, Row, embed_rows, lay_out, visibility
+from groundling.models.qwen2vl import ImageTokens, PictureRules, Qwen2VL
+from groundling.toyworld import identities as who
+from groundling.toyworld.lessons import draw_lesson
+from groundling.toyworld.render import render
+from groundling.toyworld.scene import SIZE_PX, Referent, Scene, draw_scene
+from groundling.toyworld.writer_parts import build_model, build_processor, train_tokenizer
+
+OPENINGS = (
+    "",
+    "Look at the picture.",
+    "Here is a picture. Look at it and answer the question.",
+    "You see a picture of some people, buildings and objects. Read the question and then answer.",
+    "Have a look at this picture. Then answer one question about what you see in it, in few words.",
+    "This is a picture that somebody has sent to us today. Please look at everything in it, from "
+    "the left to the right, and then answer the question in a few words.",
+)
+"""Said before the picture, of many lengths, so that no place of the picture is special."""
+
+PICTURES, LESSONS = 16, 6
+"""Pictures a step of phase 2, and lessons about each."""
+
+_LABELS: dict[str, int] = {}
+for _word in (
+    [f"hair {c}" for c in who.HAIR_COLOURS] + [f"style {s}" for s in who.HAIR_STYLES]
+    + [f"skin {s}" for s in who.SKINS] + ["beard", "glasses", "person", "sign", "logo"]
+    + [f"shirt {c}" for c in who.SHIRTS] + [f"shape {s}" for s in who.SHAPES]
+    + [f"emblem {c}" for c in who.EMBLEM_COLOURS] + list(who.LANDMARKS) + list(who.ITEMS)
+    + [f"building {c}" for c in who.LANDMARK_COLOURS] + [f"object {c}" for c in who.ITEM_COLOURS]
+    + list(who.NAMES)
+):  # fmt: skip
+    _LABELS[_word] = len(_LABELS)
+
+
+def labels_of(referent: Referent, scene: Scene) -> list[int]:
+    """What phase 1 should read off the image tokens that a referent covers."""
+    look, figure = referent.look, scene.figures[referent.figure]
+    words = [referent.name] if referent.name else []
+    if isinstance(look, who.Face):
+        words += ["person", f"hair {look.hair_colour}", f"style {look.hair_style}"]
+        words += [f"skin {look.skin}", f"shirt {figure.cloth}"]
+        words += ["beard"] * look.beard + ["glasses"] * look.glasses
+    elif isinstance(look, who.Emblem):
+        words += ["logo", f"shape {look.shape}", f"emblem {look.colour}"]
+        words += ["sign"] * (figure.kind == "sign")
+    else:
+        place = isinstance(look, who.Landmark)
+        words += [look.kind, f"{'building' if place else 'object'} {look.colour}"]
+    return [_LABELS[word] for word in words]
+
+
+def token_labels(scene: Scene, side: int) -> Tensor:
+    """(side², labels) 0/1: what the token at each cell of the grid covers at least a quarter of."""
+    table = torch.zeros(side, side, len(_LABELS))
+    cell = SIZE_PX / side
+    for referent in scene.referents():
+        box = referent.box
+        for row in range(side):
+            for column in range(side):
+                wide = min(box.x2, (column + 1) * cell) - max(box.x1, column * cell)
+                high = min(box.y2, (row + 1) * cell) - max(box.y1, row * cell)
+                least = 0.25 * min(box.area, cell * cell)
+                if wide > 0 and high > 0 and wide * high >= least:
+                    table[row, column, labels_of(referent, scene)] = 1.0
+    return table.flatten(0, 1)
+
+
+class Eyes:
+    """The vision tower, with a linear probe for looks and a contrast with the words for names.
+
+    A name's logit at an image token is the product of that token with the mean embedding of the
+    name's own text tokens, as in CLIP: so that what phase 2 must match already lies side by side.
+    """
+
+    def __init__(self, net: Qwen2VL, hidden: int, names: list[tuple[int, ...]]) -> None:
+        self.net = net
+        self.side = 4
+        self.names = names
+        self.probe = nn.Linear(hidden, len(_LABELS) - len(names))
+        self.bridge = nn.Linear(hidden, hidden)
+        self.bias = nn.Parameter(torch.full((len(names),), -3.0))
+        nn.init.constant_(self.probe.bias, -3.0)
+        nn.init.eye_(self.bridge.weight)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the eyes learn besides the tower itself."""
+        return [*self.probe.parameters(), *self.bridge.parameters(), self.bias]
+
+    def tokens(self, scenes: list[Scene]) -> Tensor:
+        """Image tokens (B, 16, hidden), with gradient."""
+        pictures = [self.net.rules.fit(render(scene)) for scene in scenes]
+        return self.net._tower(self.net.rules.patches(pictures), (self.side, self.side))
+
+    def loss(self, tokens: Tensor, scenes: list[Scene]) -> Tensor:
+        """Binary cross entropy of the probe, present labels weighing more."""
+        wanted = torch.stack([token_labels(scene, self.side) for scene in scenes])
+        words = torch.stack([self.net.embed(torch.tensor(ids)).mean(0) for ids in self.names])
+        named = self.bridge(tokens) @ words.T * words.shape[1] ** 0.5 + self.bias
+        logits = torch.cat([self.probe(tokens), named], dim=-1)
+        weight = torch.where(wanted > 0, 4.0, 1.0)
+        return functional.binary_cross_entropy_with_logits(logits, wanted, weight=weight) * 20
+
+
+@dataclass(frozen=True)
+class School:
+    """Everything phase 2 needs to lay out and score lessons."""
+
+    net: Qwen2VL
+    tokenizer: Any
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, opening: str, features: Tensor) -> Prompt:
+        """The user's turn up to the picture, which all lessons about it share."""
+        before = self.ids(f"<|im_start|>user\n{opening}<|vision_start|>")
+        picture = self.ids("<|image_pad|>") * len(features)
+        after = self.ids("<|vision_end|>\n")
+        return Prompt(before + picture + after, len(before), ImageTokens(features, (4, 4)))
+
+    def lesson_ids(self, question: str, answer: str) -> tuple[tuple[int, ...], int]:
+        """Ids of the rest of the turn and the answer with its end; and where the answer starts."""
+        asked = self.ids(f"{question}<|im_end|>\n<|im_start|>assistant\n")
+        return asked + self.ids(answer) + (self.tokenizer.eos_token_id,), len(asked)
+
+    def answer_logprobs(
+        self, features: Tensor, scenes: list[Scene], rng: np.random.Generator, lessons: int
+    ) -> tuple[Tensor, list[tuple[int, str]]]:
+        """log π of every answer token (N,), and per answer (tokens, kind of question)."""
+        rows, counted, keep = [], [], []
+        for scene, feature in zip(scenes, features, strict=True):
+            texts = [draw_lesson(scene, rng) for _ in range(lessons)]
+            opening = OPENINGS[int(rng.integers(len(OPENINGS)))]
+            answers = []
+            for lesson in texts:
+                ids, start = self.lesson_ids(lesson.question, lesson.answer)
+                answers.append(ids)
+                keep += [False] * start + [True] * (len(ids) - start)
+                counted.append((len(ids) - start, lesson.question.split(" ")[0]))
+            rows.append(Row(self.prompt(opening, feature), tuple(answers)))
+        layout = lay_out(rows, 0)
+        embeddings = embed_rows(self.net, layout.ids, [row.prompt for row in rows], 0)
+        hidden = self.net.run(embeddings, layout.positions, visibility(layout, 0, apart=True))
+        taught = torch.tensor(keep)
+        states = hidden.flatten(0, 1)[layout.sources[taught]]
+        return token_logprobs(self.net.logits(states), layout.targets[taught]), counted
+
+
+@torch.no_grad()
+def evaluate(eyes: Eyes, school: School, pictures: int) -> dict[str, float]:
+    """Geometric-mean probability of a true answer on held-out pre-training scenes, by question."""
+    rng = np.random.default_rng(10_000_019)
+    likelihood: dict[str, list[float]] = defaultdict(list)
+    for _ in range(pictures // 32):
+        scenes = [draw_scene(rng, "pretraining") for _ in range(32)]
+        logprobs, counted = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, 6)
+        values, at = logprobs.tolist(), 0
+        for length, kind in counted:
+            likelihood[kind].append(sum(values[at : at + length]))
+            at += length
+    return {kind: round(math.exp(float(np.mean(v))), 3) for kind, v in sorted(likelihood.items())}
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate: 100 steps of warm-up, then a cosine to 2 % of the peak."""
+    return peak * min(1.0, step / 100) * (0.49 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+
+
+def main() -> None:
+    """Run both phases, log JSON lines, and save in half precision."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--eye-steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(options.seed)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, options.seed)
+    net = Qwen2VL(model, PictureRules(processor.image_processor))
+    school = School(net, tokenizer)
+    names = [school.ids(" " + name) for name in who.NAMES]
+    eyes = Eyes(net, model.config.text_config.hidden_size, names)
+    rng = np.random.default_rng([options.seed, 88])
+    log = options.out / "pretraining.jsonl"
+    seeing = [*model.model.visual.parameters(), *eyes.parameters()]
+    seeing += model.get_input_embeddings().parameters()
+    _phase_one(eyes, seeing, rng, options, log)
+    _phase_two(eyes, school, model, rng, options, log)
+    save(options.out, model, processor)
+
+
+def _phase_one(
+    eyes: Eyes, seeing: list[Any], rng: np.random.Generator, options: Any, log: Path
+) -> None:
+    optimiser = torch.optim.AdamW(seeing, weight_decay=0.02)
+    began, losses = time.perf_counter(), []
+    for step in range(1, options.eye_steps + 1):
+        scenes = [draw_scene(rng, "pretraining") for _ in range(48)]
+        loss = eyes.loss(eyes.tokens(scenes), scenes)
+        _update(optimiser, loss, rate(step, options.eye_steps, 1e-3), seeing)
+        losses.append(float(loss.detach()))
+        if step % 100 == 0:
+            _log(log, phase=1, step=step, loss=np.mean(losses[-100:]), began=began)
+
+
+def _phase_two(
+    eyes: Eyes, school: School, model: Any, rng: np.random.Generator, options: Any, log: Path
+) -> None:
+    learning = [*model.parameters(), *eyes.parameters()]
+    optimiser = torch.optim.AdamW(learning, weight_decay=0.02, betas=(0.9, 0.98))
+    began, losses = time.perf_counter(), []
+    for step in range(1, options.steps + 1):
+        scenes = [draw_scene(rng, "pretraining") for _ in range(PICTURES)]
+        tokens = eyes.tokens(scenes)
+        logprobs, _ = school.answer_logprobs(tokens, scenes, rng, LESSONS)
+        loss = -logprobs.mean()
+        total = loss + 0.3 * eyes.loss(tokens, scenes) if step % 2 else loss
+        _update(optimiser, total, rate(step, options.steps, options.lr), learning)
+        losses.append(float(loss.detach()))
+        if step % 100 == 0:
+            extra = evaluate(eyes, school, 128) if step % 200 == 0 else {}
+            _log(log, phase=2, step=step, loss=np.mean(losses[-100:]), began=began, **extra)
+        if step % 500 == 0:
+            save(options.out, model, build_processor(school.tokenizer))
+
+
+def _update(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, parameters: Any) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+
+
+def _log(path: Path, *, phase: int, step: int, loss: Any, began: float, **more: float) -> None:
+    minutes = round((time.perf_counter() - began) / 60, 1)
+    row = {"phase": phase, "step": step, "loss": round(float(loss), 4), "minutes": minutes, **more}
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row) + "\n")
+
+
+def save(out: Path, model: Any, processor: Any) -> None:
+    """Write model (half precision), processor and the names it has learned."""
+    model.half().save_pretrained(out)
+    model.float()
+    processor.save_pretrained(out)
+    names = [[name, kind] for name, (kind, _) in who.NAMES.items()]
+    (out / "known_names.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The only optimiser loop: AdamW, a learning-rate schedule, and checkpoints to the bit.
+
+Everything random in here follows from `seed`: the order of the examples comes from (seed, epoch),
+and torch's generators are seeded on entry and put back on leaving, so dropout does not depend on
+what ran before. A run that is killed and started again ends in the same parameters, bit for bit,
+as one that was not, given the same machine and number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from groundling import atomic
+from groundling.config import Optimiser
+from groundling.errors import RunError
+from groundling.models.base import Trainable
+
+T = TypeVar("T")
+_WINDOW = 32  # batches that are sorted by length together; longer windows pad and shuffle less
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One finished step, 1 ≤ `step` ≤ `steps`; `grad_norm` is the L2 norm before clipping."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    """A finished fit: the number of steps and the loss at each, resumed ones included."""
+
+    steps: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where and how often a fit stores its state: after `every_s` seconds or `every_steps`."""
+
+    path: Path
+    every_s: float = 20.0
+    every_steps: int | None = None
+
+
+def fit(
+    model: Trainable,
+    loss: Callable[[Sequence[T]], torch.Tensor],
+    examples: Sequence[T],
+    optimiser: Optimiser,
+    *,
+    seed: int,
+    checkpoint: Path | Checkpoint | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    length: Callable[[T], int] | None = None,
+) -> FitSummary:
+    """Minimise `loss` (mean over a batch) over `model.trainable()`.
+
+    `length` (in any unit) makes batches of similar examples, to waste less padding. A file at the
+    `checkpoint` path is continued; it stays there when the fit is done. Without examples there
+    are no steps. Raises RunError for a loss or gradient that is not finite, before the update it
+    would have spoilt, and for a checkpoint of another fit.
+    """
+    if isinstance(checkpoint, Path):
+        checkpoint = Checkpoint(checkpoint)
+    steps = optimiser.epochs * math.ceil(len(examples) / optimiser.batch_size)
+    lengths = None if length is None else [length(example) for example in examples]
+    state = _State(model.trainable(), optimiser, _fingerprint(optimiser, seed, len(examples)))
+    with torch.random.fork_rng(devices=state.cuda_devices):
+        torch.manual_seed(seed)
+        if checkpoint is not None:
+            state.restore(checkpoint.path)
+        stored_s = time.monotonic()
+        for batch in _remaining(len(examples), optimiser, seed, lengths, len(state.losses)):
+            step = len(state.losses)
+            lr = learning_rate(step, steps, optimiser)
+            norm = state.update(loss([examples[index] for index in batch]), lr)
+            if checkpoint is not None and _due(checkpoint, step + 1, stored_s):
+                state.store(checkpoint.path)
+                stored_s = time.monotonic()
+            if on_step is not None:
+                on_step(StepReport(step + 1, steps, state.losses[-1], lr, norm))
+    return FitSummary(steps, tuple(state.losses))
+
+
+def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:
+    """The learning rate of `step`, 0 ≤ step < steps: never 0, so that no step is wasted.
+
+    The first ⌈warmup × steps⌉ steps climb linearly to the peak, which the step after them has.
+    """
+    climb = math.ceil(optimiser.warmup * steps)
+    if step < climb:
+        return optimiser.lr * (step + 1) / (climb + 1)
+    done = (step - climb) / max(1, steps - climb)
+    if optimiser.schedule == "cosine":
+        return optimiser.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if optimiser.schedule == "linear":
+        return optimiser.lr * (1 - done)
+    return optimiser.lr
+
+
+def epoch_batches(
+    count: int, batch_size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None
+) -> list[list[int]]:
+    """The batches of one epoch as indices below `count`; each occurs once, the last may be short.
+
+    With `lengths`, examples are sorted by length within windows of 32 batches of the shuffled
+    order, and the batches are then shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order: list[int] = rng.permutation(count).tolist()
+    if lengths is not None:
+        window = _WINDOW * batch_size
+        windows = [order[start : start + window] for start in range(0, count, window)]
+        order = [i for part in windows for i in sorted(part, key=lengths.__getitem__)]
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    return batches if lengths is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _remaining(
+    count: int, optimiser: Optimiser, seed: int, lengths: Sequence[int] | None, done: int
+) -> Iterator[list[int]]:
+    """The batches of all epochs after the first `done`."""
+    for epoch in range(optimiser.epochs):
+        batches = epoch_batches(count, optimiser.batch_size, seed, epoch, lengths)
+        yield from batches[max(0, done - epoch * len(batches)) :]
+
+
+def _due(checkpoint: Checkpoint, step: int, stored_s: float) -> bool:
+    if checkpoint.every_steps is not None:
+        return step % checkpoint.every_steps == 0
+    return time.monotonic() - stored_s >= checkpoint.every_s
+
+
+def _fingerprint(optimiser: Optimiser, seed: int, count: int) -> str:
+    """What a checkpoint must have in common with the fit that continues it."""
+    told = json.dumps([optimiser.model_dump(mode="json"), seed, count], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+class _State:
+    """All that changes during a fit: parameters, AdamW's moments, losses, random generators."""
+
+    def __init__(
+        self, parameters: dict[str, torch.nn.Parameter], optimiser: Optimiser, fingerprint: str
+    ) -> None:
+        self.parameters = parameters
+        self.losses: list[float] = []
+        self.cuda_devices = sorted(
+            {p.device.index or 0 for p in parameters.values() if p.device.type == "cuda"}
+        )
+        self._fingerprint = fingerprint
+        self._max_grad_norm = optimiser.max_grad_norm
+        self.adamw = torch.optim.AdamW(
+            list(parameters.values()), lr=optimiser.lr, weight_decay=optimiser.weight_decay
+        )
+
+    def update(self, loss: torch.Tensor, lr: float) -> float:
+        """One step of AdamW; returns the gradient's L2 norm before clipping."""
+        value = loss.item()
+        self._demand_finite("loss", value)
+        self.adamw.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(
+            list(self.parameters.values()), self._max_grad_norm
+        ).item()
+        self._demand_finite("gradient norm", norm)
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        self.adamw.step()
+        self.losses.append(value)
+        return norm
+
+    def _demand_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            self.adamw.zero_grad(set_to_none=True)
+            raise RunError(
+                f"step {len(self.losses) + 1}: the {name} is {value}; nothing of this step was "
+                "kept; lower the learning rate, lengthen the warm-up or look at its examples"
+            )
+
+    def store(self, path: Path) -> None:
+        """Replace the checkpoint at `path`: one safetensors file."""
+        tensors = {
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "rng/cpu": torch.get_rng_state(),
+        }
+        for device in self.cuda_devices:
+            tensors[f"rng/cuda:{device}"] = torch.cuda.get_rng_state(device)
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter/{name}"] = parameter.detach()
+            for key, value in self.adamw.state.get(parameter, {}).items():
+                tensors[f"adamw/{key}/{name}"] = value
+        own = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+        atomic.write_bytes(path, save(own, metadata={"fit": self._fingerprint}))
+
+    def restore(self, path: Path) -> None:
+        """Continue from the checkpoint at `path`, if there is one."""
+        if not path.exists():
+            return
+        try:
+            data = path.read_bytes()
+            tensors = load(data)
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        except (SafetensorError, ValueError, KeyError) as fault:
+            raise RunError(f"{path}: the checkpoint is damaged; delete it to start over") from fault
+        shapes = {name: p.shape for name, p in self.parameters.items()}
+        stored = {
+            name.removeprefix("parameter/"): tensor.shape
+            for name, tensor in tensors.items()
+            if name.startswith("parameter/")
+        }
+        if metadata.get("fit") != self._fingerprint or stored != shapes:
+            raise RunError(
+                f"{path}: the checkpoint belongs to another fit (other settings, seed, examples "
+                "or parameters); delete it to start over"
+            )
+        self._take(tensors)
+
+    def _take(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.losses = tensors["losses"].tolist()
+        torch.set_rng_state(tensors["rng/cpu"])
+        for device in self.cuda_devices:
+            torch.cuda.set_rng_state(tensors[f"rng/cuda:{device}"], device)
+        for name, parameter in self.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"parameter/{name}"])
+            moments = {
+                key: tensors[f"adamw/{key}/{name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adamw/{key}/{name}" in tensors
+            }
+            if moments:  # a parameter that never had a gradient has none
+                self.adamw.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device)
+                    for key, value in moments.items()
+                }

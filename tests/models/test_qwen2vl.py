@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from stock import inputs
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from groundling.errors import ImageError, InputError
+from groundling.models.qwen2vl import PictureRules, Qwen2VL, Qwen2VLProcessor, prompt_positions
+
+PATHS = ["square-1", "wide-2", "odd-3", "square-4", "tall-5", "wide-6"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.fixture
+def net(model, processor):
+    return Qwen2VL(model, PictureRules(processor.image_processor))
+
+
+def test_patches_are_those_of_the_stock_image_processor(net, processor):
+    for path in PATHS:
+        stock = processor.image_processor(images=[tiny.picture(path)], return_tensors="pt")
+        ours = net.rules.patches([net.rules.fit(tiny.picture(path))])[0]
+        once = stock["pixel_values"].view(len(ours), 3, 2, 14, 14)
+        assert torch.equal(once[:, :, 0], once[:, :, 1])
+        torch.testing.assert_close(ours, once[:, :, 0].flatten(1), rtol=0, atol=2e-6)
+
+
+def test_features_equal_the_stock_tower_for_mixed_sizes(net, model, processor):
+    pictures = [tiny.picture(path) for path in PATHS]
+    batch = processor.image_processor(images=pictures, return_tensors="pt")
+    with torch.no_grad():
+        stock = model.get_image_features(**batch, return_dict=True).pooler_output
+    ours = net.look([net.rules.fit(picture) for picture in pictures])
+    assert [tokens.grid for tokens in ours] == [(2, 2), (2, 4), (3, 3), (2, 2), (3, 2), (2, 4)]
+    for mine, theirs in zip(ours, stock, strict=True):
+        torch.testing.assert_close(mine.features, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_equal_the_models_rope_index(model, processor):
+    for query in tiny.QUERIES:
+        batch = inputs(processor, [query], [""])
+        stock, _ = model.model.get_rope_index(
+            batch["input_ids"],
+            mm_token_type_ids=batch["mm_token_type_ids"],
+            image_grid_thw=batch["image_grid_thw"],
+        )
+        ids = batch["input_ids"][0].tolist()
+        rows, columns = (side // 2 for side in batch["image_grid_thw"][0, 1:].tolist())
+        ours = prompt_positions(len(ids), ids.index(processor.image_token_id), (rows, columns))
+        assert ours.tolist() == stock[:, 0].tolist()
+
+
+def test_max_pixels_overrides_the_checkpoint(processor):
+    rules = PictureRules(processor.image_processor, max_pixels=28 * 56)
+    assert rules.fit(tiny.picture("wide-0").resize((560, 280))).size == (28, 28)
+
+
+def test_a_sliver_of_a_picture_is_refused(net):
+    with pytest.raises(ImageError, match="6000×20 px"):
+        net.rules.fit(tiny.picture("square-0").resize((6000, 20)))
+
+
+def test_another_family_is_refused():
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    with pytest.raises(InputError, match="model type 'llama' is not supported"):
+        Qwen2VL(LlamaForCausalLM(config), PictureRules(tiny.processor().image_processor))
+
+
+def test_processor_survives_a_folder(tmp_path, processor):
+    processor.save_pretrained(tmp_path)
+    again = Qwen2VLProcessor.from_pretrained(tmp_path)
+    first, second = (inputs(one, tiny.QUERIES, [""] * 6) for one in (processor, again))
+    assert first["input_ids"].tolist() == second["input_ids"].tolist()
+    assert torch.equal(first["pixel_values"], second["pixel_values"])

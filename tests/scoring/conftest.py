@@ -1,0 +1,59 @@
+"""Posts and files that the scoring tests share."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from groundling.data.gmner import Split, read_gmner
+from groundling.records import Box, Entity, Post
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def shared_file(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs ../shared/data/{name}, which is not part of the project")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gmner_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The released annotations, second version, unpacked."""
+    folder = tmp_path_factory.mktemp("gmner")
+    with tarfile.open(shared_file("twitter-gmner-v2.tar.gz")) as archive:
+        archive.extractall(folder, filter="data")
+    return next(path.parent for path in folder.rglob("txt"))
+
+
+@pytest.fixture(scope="session")
+def gmner_test(gmner_v2: Path) -> Split:
+    return read_gmner(gmner_v2, "test")
+
+
+@pytest.fixture(scope="session")
+def riveg_rows() -> Path:
+    return shared_file("riveg-test-pred.tsv.gz")
+
+
+@pytest.fixture(scope="session")
+def gmner_22() -> Path:
+    return shared_file("twitter-gmner-22")
+
+
+@pytest.fixture
+def parade() -> Post:
+    """Ann (two boxes, the second larger), Bo (absent) and Ann again, in a 100 × 100 picture."""
+    boxes = (Box(0, 0, 10, 10), Box(50, 50, 90, 90))
+    return Post(
+        "p1",
+        ("Ann", "met", "Bo", "and", "Ann"),
+        (
+            Entity("Ann", "PER", 0, 1, boxes),
+            Entity("Bo", "ORG", 2, 3),
+            Entity("Ann", "PER", 4, 5, boxes),
+        ),
+    )

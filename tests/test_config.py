@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from groundling.config import (
+    DataConfig,
+    IsrConfig,
+    Optimiser,
+    ToyworldData,
+    describe,
+    dump_yaml,
+    load_config,
+    read_overrides,
+)
+from groundling.errors import ConfigError
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "isr.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(tmp_path: Path, text: str, **overrides: object) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(IsrConfig, written(tmp_path, text), overrides)
+    assert "\n" not in str(caught.value)
+    return caught.value.problems
+
+
+def test_the_defaults_are_the_papers() -> None:
+    config = load_config(IsrConfig)
+    assert (config.rounds, config.samples, config.temperature) == (4, 4, 0.8)
+    assert (config.lora.rank, config.lora.alpha) == (32, 64)
+    assert (config.sft.lr, config.sft.batch_size, config.sft.warmup) == (1e-4, 32, 0.03)
+    assert config.sft.schedule == "cosine"
+    assert (config.dpo.lr, config.dpo.batch_size, config.dpo.warmup) == (5e-6, 32, 0.1)
+    assert (config.dpo.beta, config.dpo.schedule, config.dpo.epochs) == (0.5, "linear", 1)
+    assert (config.grounder_tuning.lr, config.grounder_tuning.batch_size) == (3e-5, 4)
+    assert config.sft_queries == 1457
+    assert config.data.toyworld is not None
+    assert config.data.toyworld.train_queries - config.sft_queries == 10000
+
+
+def test_a_partial_section_keeps_its_own_defaults(tmp_path: Path) -> None:
+    config = load_config(IsrConfig, written(tmp_path, "dpo: {lr: 5e-5}\nlora: {alpha: 6e1}\n"))
+    assert (config.dpo.lr, config.dpo.beta, config.dpo.warmup) == (5e-5, 0.5, 0.1)
+    assert config.lora.alpha == 60
+
+
+def test_overrides_win_and_make_their_sections(tmp_path: Path) -> None:
+    path = written(tmp_path, "seed: 1\ndpo: {lr: 5e-5}\nsft:\n")
+    config = load_config(
+        IsrConfig, path, read_overrides(["dpo.lr=1e-5", "sft.epochs=2", "prompts_per_round=null"])
+    )
+    assert (config.seed, config.dpo.lr, config.sft.epochs) == (1, 1e-5, 2)
+    assert config.prompts_per_round is None
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    text = """
+seed: -1
+sed: 2
+lr: 1e-4
+dpo: {lr: fast, bata: 1, epochs: 1.5, warmup: 2, schedule: staircase}
+reward_box: smallest
+writer: tiny
+rounds: true
+seed: 3
+temperature: .nan
+1: 4
+"""
+    assert set(problems(tmp_path, text, **{"rounds.x": 3, "samples": 0})) == {
+        "line 9: seed is already given on line 2",
+        "rounds.x: cannot be set, because rounds is true",
+        "sed: unknown key; did you mean seed?",
+        "lr: unknown key; did you mean grounder_tuning.lr or sft.lr or dpo.lr?",
+        "dpo.lr: got 'fast'; wanted a number > 0",
+        "dpo.bata: unknown key; did you mean dpo.beta?",
+        "dpo.epochs: got 1.5; wanted a whole number ≥ 1",
+        "dpo.warmup: got 2; wanted a number ≥ 0 and ≤ 1",
+        "dpo.schedule: got 'staircase'; wanted cosine | linear | constant",
+        "reward_box: got 'smallest'; wanted largest | any",
+        "writer: got 'tiny'; wanted a section of backend, path",
+        "rounds: got true; wanted a whole number ≥ 0",
+        "samples: got 0; wanted a whole number ≥ 1",
+        "temperature: got nan; wanted a number > 0",
+        "1: the key is not text; put it in quotes or remove it",
+    }
+
+
+def test_the_value_of_an_unknown_key_is_not_told(tmp_path: Path) -> None:
+    assert "sk-1234" not in str(problems(tmp_path, "api_key: sk-1234\n"))
+
+
+def test_data_is_exactly_one_source(tmp_path: Path) -> None:
+    both = "data: {toyworld: {}, gmner: {source: a, images: b}}"
+    assert problems(tmp_path, both) == (
+        "data: wanted exactly one of toyworld or gmner, got toyworld and gmner",
+    )
+    assert "got none" in problems(tmp_path, "data: {}")[0]
+    assert problems(tmp_path, "data: {gmner: {source: a}}") == (
+        "data.gmner.images: missing; wanted text",
+    )
+    config = load_config(IsrConfig, written(tmp_path, "data: {gmner: {source: a, images: b}}"))
+    assert config.data.toyworld is None
+
+
+def test_preference_learning_needs_queries_of_its_own(tmp_path: Path) -> None:
+    text = "data: {toyworld: {train_queries: 100}}\nsft_queries: 100\n"
+    assert "wanted fewer than data.toyworld.train_queries (100)" in problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1", "not valid YAML"),
+        ("- 1", "wanted `key: value` lines"),
+        ("a: &x [*x]", "unknown key"),
+        ("? [a]\n: 3", "not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("2001-99-99", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, text: str, words: str) -> None:
+    assert words in problems(tmp_path, text)[0]
+
+
+def test_missing_and_undecodable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(IsrConfig, tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"seed: \xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(IsrConfig, tmp_path / "latin.yaml")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(IsrConfig, tmp_path)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load_config(IsrConfig, written(tmp_path, "")) == IsrConfig()
+
+
+def test_overrides_say_what_they_cannot_read() -> None:
+    with pytest.raises(ConfigError, match=r"got 'dpo\.lr'; wanted KEY=VALUE.*not a YAML value"):
+        read_overrides(["dpo.lr", "seed=[1"])
+
+
+def test_a_dump_is_read_back_equal(tmp_path: Path) -> None:
+    config = IsrConfig(
+        seed=7, data=DataConfig(toyworld=ToyworldData(train_queries=20)), sft_queries=5
+    )
+    path = written(tmp_path, dump_yaml(config))
+    assert load_config(IsrConfig, path) == config
+    assert dump_yaml(load_config(IsrConfig, path)) == dump_yaml(config)
+
+
+def test_every_field_has_help_with_type_and_default() -> None:
+    lines = describe(IsrConfig).splitlines()
+    assert "  dpo.beta: a number > 0 (default 0.5)" in lines
+    assert "  prompts_per_round: a whole number ≥ 1 or null (default null)" in lines
+    assert "  data.gmner.source: text (required)" in lines
+    for key, help_text in zip(lines[::2], lines[1::2], strict=True):
+        assert help_text.strip(), key
+
+
+def test_settings_are_frozen_and_required_fields_stay_required() -> None:
+    with pytest.raises(ValidationError):
+        IsrConfig().seed = 3  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="lr: missing; wanted a number > 0; batch_size: missing"):
+        load_config(Optimiser)

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from groundling.config import IsrConfig
+from groundling.errors import RunError
+from groundling.provenance import drift, provenance
+from groundling.records import Expression, Failure
+from groundling.rundir import RunDir, Stage, read_events, stored_config
+
+CONFIG = IsrConfig(seed=3)
+
+
+class InterruptionError(Exception):
+    """Stands for whatever stops a stage halfway."""
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file of a run by name, without the log of events."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "events.jsonl"
+    }
+
+
+def kinds(root: Path) -> list[str]:
+    return [event["kind"] for event in read_events(root)]
+
+
+def finish(run: RunDir, name: str, text: str = "x", after: tuple[str, ...] = ()) -> Stage:
+    stage = run.stage(name, after=after)
+    if not stage.done:
+        with stage:
+            stage.write_text(f"{name}.txt", text)
+    return stage
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_a_new_run_holds_the_resolved_configuration_and_its_provenance(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path / "a" / "run", CONFIG, provenance(threads=2, data={"v2": "f00d"})):
+        pass
+    found = yaml.safe_load((tmp_path / "a" / "run" / "config.yaml").read_text())
+    assert found["config"]["seed"] == 3
+    assert found["config"]["dpo"]["lr"] == 5e-6
+    assert found["provenance"]["threads"] == 2
+    assert found["provenance"]["data"] == {"v2": "f00d"}
+    assert found["provenance"]["versions"]["pillow"]
+    assert stored_config(tmp_path / "a" / "run", IsrConfig) == CONFIG
+
+
+def test_reopening_changes_no_byte_but_the_events(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG, provenance()) as run:
+        finish(run, "sft")
+    before = tree(tmp_path)
+    with RunDir.open(tmp_path, CONFIG, provenance(threads=9)) as run:
+        assert run.stage("sft").done
+        assert run.drift == {"threads": (None, 9)}
+    assert tree(tmp_path) == before
+    assert read_events(tmp_path)[-1]["payload"] == {"changed": {"threads": [None, 9]}}
+
+
+def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
+    RunDir.open(tmp_path, CONFIG).close()
+    other = IsrConfig(seed=3, rounds=2, temperature=0.5)
+    with pytest.raises(RunError, match=r"rounds: was 4, is 2; temperature: was 0\.8, is 0\.5"):
+        RunDir.open(tmp_path, other)
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    RunDir.open(tmp_path, CONFIG, {"data": {"train": "aa"}}).close()
+    with pytest.raises(RunError, match=r"data\.train: was aa, is bb"):
+        RunDir.open(tmp_path, CONFIG, {"data": {"train": "bb"}})
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match=r"not a run directory, it holds thesis\.tex"):
+        RunDir.open(tmp_path, CONFIG)
+    assert tree(tmp_path) == {"thesis.tex": b"precious"}
+
+
+def test_a_file_in_the_way_and_a_damaged_configuration_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be a run directory"):
+        RunDir.open(tmp_path / "file", CONFIG)
+    RunDir.open(tmp_path / "run", CONFIG).close()
+    (tmp_path / "run" / "config.yaml").write_text("a: [")
+    with pytest.raises(RunError, match="restore it"):
+        RunDir.open(tmp_path / "run", CONFIG)
+    with pytest.raises(RunError, match=r"no config\.yaml"):
+        stored_config(tmp_path, IsrConfig)
+
+
+def test_nothing_of_the_environment_reaches_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-disk")
+    with RunDir.open(tmp_path, CONFIG, provenance()) as run:
+        finish(run, "sft")
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"sk-not-for-disk" not in stored
+
+
+def test_drift_names_dotted_keys() -> None:
+    assert drift({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 4}) == {
+        "a.b": (1, 3),
+        "c": (2, None),
+        "d": (None, 4),
+    }
+
+
+# ---------------------------------------------------------------- lock
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG), pytest.raises(RunError, match="another process is writing"):
+        RunDir.open(tmp_path, CONFIG)
+    RunDir.open(tmp_path, CONFIG).close()
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, signal; from pathlib import Path\n"
+        "from groundling.config import IsrConfig; from groundling.rundir import RunDir\n"
+        "run = RunDir.open(Path(sys.argv[1]), IsrConfig(seed=3))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with RunDir.open(tmp_path, CONFIG) as run:
+        run.write_text("a.txt", "a")
+
+
+def test_a_closed_run_writes_nothing(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path, CONFIG)
+    run.close()
+    with pytest.raises(RunError, match="closed"):
+        run.write_text("a.txt", "a")
+
+
+# ---------------------------------------------------------------- artefacts
+
+
+def test_every_kind_of_artefact(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with RunDir.open(tmp_path, CONFIG) as run, run.stage("data") as stage:
+        stage.write_bytes("a/b.bin", b"\x00\x01")
+        stage.write_text("t.txt", "größer")
+        stage.write_json("m.json", {"b": 1, "a": [1.5, None]})
+        stage.write_parquet("e.parquet", [Expression("the man", "human", -1.0)])
+        stage.write_parquet("none.parquet", [], pa.schema([("id", pa.string())]))
+        with stage.write_folder("writer/round-0") as folder:
+            (folder / "deep").mkdir()
+            (folder / "deep" / "w.txt").write_text("weights")
+    assert json.loads((tmp_path / "m.json").read_text()) == {"b": 1, "a": [1.5, None]}
+    assert pq.read_table(tmp_path / "e.parquet").to_pylist() == [
+        {"text": "the man", "source": "human", "logprob": -1.0}
+    ]
+    assert pq.read_table(tmp_path / "none.parquet").column_names == ["id"]
+    marker = json.loads((tmp_path / "stages" / "data.json").read_text())
+    assert list(marker["artefacts"]) == [
+        "a/b.bin",
+        "e.parquet",
+        "m.json",
+        "none.parquet",
+        "t.txt",
+        "writer/round-0/deep/w.txt",
+    ]
+    assert not (tmp_path / ".tmp").exists()
+
+
+def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        for text in ("old", "new"):
+            with run.write_folder("figures") as folder:
+                (folder / "a.txt").write_text(text)
+        with contextlib.suppress(InterruptionError), run.write_folder("figures") as folder:
+            (folder / "a.txt").write_text("newer")
+            raise InterruptionError
+        assert (tmp_path / "figures" / "a.txt").read_text() == "new"
+
+
+def test_infinities_do_not_become_json(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run, pytest.raises(ValueError, match="not JSON"):
+        run.write_json("m.json", {"loss": float("nan")})
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "config.yaml", "stages/sft.json", ".lock", ""])
+def test_names_outside_the_run_and_its_own_files_are_refused(tmp_path: Path, name: str) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run, pytest.raises(RunError, match="not an artefact"):
+        run.write_text(name, "a")
+
+
+def test_an_artefact_belongs_to_its_stage(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        finish(run, "sft")
+        with pytest.raises(RunError, match="belongs to the finished stage sft"):
+            run.write_text("sft.txt", "y")
+        with run.stage("round-1") as stage, pytest.raises(RunError, match="belongs to"):
+            stage.write_text("sft.txt", "y")
+
+
+# ---------------------------------------------------------------- stages
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunDir.open(tmp_path, CONFIG) as run:
+            finish(run, "sft")
+    assert kinds(tmp_path) == ["created", "started", "finished", "continued"]
+
+
+def test_a_failed_stage_is_not_done_and_keeps_its_scratch(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        stage = run.stage("sft")
+        with contextlib.suppress(InterruptionError), stage:
+            (stage.scratch / "checkpoint").write_text("half")
+            raise InterruptionError
+    with RunDir.open(tmp_path, CONFIG) as run:
+        stage = run.stage("sft")
+        assert not stage.done
+        with stage:
+            assert (stage.scratch / "checkpoint").read_text() == "half"
+        assert run.stage("sft").done
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize("damage", ["altered", "same size", "missing", "marker"])
+def test_a_damaged_stage_is_run_again_and_said_so(tmp_path: Path, damage: str) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        finish(run, "sft", "text")
+    if damage == "marker":
+        (tmp_path / "stages" / "sft.json").write_text('{"inp')
+    elif damage == "missing":
+        (tmp_path / "sft.txt").unlink()
+    else:
+        (tmp_path / "sft.txt").write_text("longer" if damage == "altered" else "tixt")
+    with RunDir.open(tmp_path, CONFIG) as run:
+        assert finish(run, "sft", "text").done
+    assert (tmp_path / "sft.txt").read_text() == "text"
+    assert "undone" in kinds(tmp_path)
+
+
+def test_a_stage_is_redone_when_what_it_builds_on_changed(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        finish(run, "sft", "one")
+        finish(run, "round-1", after=("sft",))
+    (tmp_path / "sft.txt").unlink()
+    with RunDir.open(tmp_path, CONFIG) as run:
+        finish(run, "sft", "one")
+        assert run.stage("round-1", after=["sft"]).done
+        (tmp_path / "sft.txt").unlink()
+        finish(run, "sft", "two")
+        assert not run.stage("round-1", after=["sft"]).done
+        assert not run.stage("round-1", after=["sft"], inputs={"prices": "7"}).done
+
+
+def test_scratch_of_other_inputs_is_not_continued(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        stage = run.stage("sft", inputs={"data": "old"})
+        with contextlib.suppress(InterruptionError), stage:
+            (stage.scratch / "checkpoint").write_text("stale")
+            raise InterruptionError
+        with run.stage("sft", inputs={"data": "new"}) as stage:
+            assert not list(stage.scratch.iterdir())
+
+
+def test_a_redone_stage_leaves_no_stale_artefact(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        with run.stage("data", inputs={"v": "1"}) as stage:
+            stage.write_text("first.txt", "1")
+        with run.stage("data", inputs={"v": "2"}) as stage:
+            stage.write_text("second.txt", "2")
+    assert not (tmp_path / "first.txt").exists()
+
+
+def test_a_forged_marker_removes_nothing_outside_the_run(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("precious")
+    run_path = tmp_path / "run"
+    with RunDir.open(run_path, CONFIG) as run:
+        finish(run, "sft")
+        forged = {"inputs": {}, "artefacts": {"../outside.txt": {"sha256": "0", "bytes": 1}}}
+        (run_path / "stages" / "sft.json").write_text(json.dumps(forged))
+        finish(run, "sft")
+    assert outside.exists()
+
+
+def test_a_stage_needs_what_it_builds_on_and_a_plain_name(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        with pytest.raises(RunError, match="round-1 needs sft"):
+            run.stage("round-1", after=["sft"])
+        with pytest.raises(RunError, match="not a stage's name"):
+            run.stage("rounds/1")
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_a_torn_last_event_is_ignored_and_then_cut_off(tmp_path: Path) -> None:
+    RunDir.open(tmp_path, CONFIG).close()
+    with (tmp_path / "events.jsonl").open("ab") as stream:
+        stream.write(b'{"time": "2026-')
+    assert kinds(tmp_path) == ["created"]
+    with RunDir.open(tmp_path, CONFIG) as run:
+        run.event("note", "sft", reason="größer")
+    assert kinds(tmp_path) == ["created", "continued", "note"]
+    last = read_events(tmp_path)[-1]
+    assert (last["stage"], last["payload"]) == ("sft", {"reason": "größer"})
+    assert set(last) == {"time", "stage", "kind", "payload"}
+
+
+# ---------------------------------------------------------------- kill -9
+
+KILLED = """
+import io, os, signal, sys
+from pathlib import Path
+from groundling.config import IsrConfig
+from groundling.infer import map_batches
+from groundling.rundir import RunDir
+
+countdown = -1
+os.fsync = lambda descriptor: None  # a kill leaves the kernel's memory alone; a disk is slow
+
+def fatal(module, name):
+    real = getattr(module, name)
+    def call(*args, **options):
+        strike()
+        result = real(*args, **options)
+        strike()
+        return result
+    setattr(module, name, call)
+
+def strike():
+    global countdown
+    countdown -= 1
+    if countdown == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def flow(path):
+    with RunDir.open(path, IsrConfig()) as run:
+        data = run.stage("data")
+        if not data.done:
+            with data:
+                data.write_json("data.json", {"posts": 3})
+        sft = run.stage("sft", after=["data"])
+        if not sft.done:
+            with sft:
+                squares = map_batches([1, 2, 3], lambda i, c: [n * n for n in c],
+                                      chunk_size=2, folder=sft.scratch)
+                with sft.write_folder("writer/round-0") as folder:
+                    (folder / "a.txt").write_text(str(squares))
+                    (folder / "b.txt").write_text("b")
+                sft.write_text("rounds/0/metrics.txt", "m")
+        with run.write_folder("figures") as folder:
+            (folder / "f.txt").write_text("f")
+        run.write_text("metrics.json", "all")
+
+def child(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as fault:
+            print(repr(fault), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+def die_after(path, count):
+    global countdown
+    for name in ("fsync", "open", "mkdir", "rmdir", "unlink", "rename", "replace"):
+        fatal(os, name)
+    fatal(io, "open")
+    countdown = count
+    flow(path)
+
+def tree(root):
+    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else b""
+            for p in root.rglob("*") if p.name != "events.jsonl"}
+
+base = Path(sys.argv[1])
+assert child(lambda: flow(base / "calm")) == 0
+calm = tree(base / "calm")
+count = 0
+while True:
+    count += int(sys.argv[2])
+    path = base / f"killed-{count}"
+    status = child(lambda: die_after(path, count))
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (count, status)
+    again = child(lambda: die_after(path, count // 2 + 1))  # die once more, at another point
+    assert os.WIFSIGNALED(again) or again == 0, (count, again)
+    assert child(lambda: flow(path)) == 0, count
+    assert tree(path) == calm, (count, sorted(tree(path)), sorted(calm))
+print(count)
+"""
+
+
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_instant_ends_in_the_same_bytes(tmp_path: Path, stride: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(stride)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
+def test_failure_records_can_be_artefacts(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        path = run.write_parquet("f.parquet", [Failure("no picture", "ground")])
+    assert path.exists()
