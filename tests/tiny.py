@@ -14,6 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from groundling.models.local import Adapter, LocalWriter, Resources
 from groundling.models.qwen2vl import Qwen2VLProcessor, image_processor
 from groundling.prompts import WRITE
 from groundling.records import ABSENT, Query
@@ -29,7 +30,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen2-VL's layout, without the line feed after a turn (so that a turn ends with its end token)."""
+"""Qwen2-VL's layout, but no line feed after a turn: a turn ends with its end token."""
 
 CORPUS = [
     WRITE,
@@ -155,3 +156,21 @@ QUERIES = [
     Query("e#0", "square-5", "X", "PER"),
 ]
 """Mixed prompt lengths, picture sizes, and two queries of one picture."""
+
+
+def writer(seed: int = 0, **resources: Any) -> LocalWriter:
+    """A writer with a fresh adapter of rank 4, whose pictures are made in memory."""
+    return LocalWriter.from_parts(
+        model(seed),
+        processor(),
+        adapter=Adapter(rank=4, alpha=8, seed=seed),
+        resources=Resources(open_image=picture, **resources),
+    )
+
+
+def move(made: LocalWriter, seed: int = 1, size: float = 0.05) -> None:
+    """Push a writer's adapter away from where it is, as training would."""
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.trainable().values():
+            parameter += size * torch.randn(parameter.shape, generator=draws)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class Artefacts:
         import pyarrow.parquet as pq
 
         rows = [
-            dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in records
+            dict(row) if isinstance(row, Mapping) else dataclasses.asdict(row) for row in records
         ]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)

@@ -43,12 +43,12 @@ def map_batches(
 ) -> list[R | Failure]:
     """`fn(chunk_index, chunk)` over consecutive chunks of `items`; one result an item, in order.
 
-    With a `folder` (a stage's scratch) each chunk is stored there as JSON lines and taken from
-    there on resume, iff it holds no failure and carries the digest of its position, its items
-    (dataclasses, or whatever JSON can hold) and `context`: whatever else decides the results, such
-    as the sampling settings, where the folder may outlive them. `encode` turns a result into
-    something JSON can hold and `decode` turns it back; fresh results make the same round trip, so
-    that they cannot differ from stored ones.
+    With a `folder` of its own (in a stage's scratch) each chunk is stored there as JSON lines. On
+    resume it is taken from there, iff it holds no failure and carries the digest of its position,
+    its items (dataclasses, or whatever JSON can hold) and `context`: whatever else decides the
+    results, such as the sampling settings, where the folder may outlive them. `encode` turns a
+    result into something JSON can hold and `decode` turns it back; fresh results make the same
+    round trip, so that they cannot differ from stored ones.
 
     What `fn` raises goes through; chunks finished before stay. Raises RunError if `fn` does not
     return one result an item.

@@ -41,7 +41,7 @@ def provenance(**more: object) -> dict[str, object]:
 def drift(then: object, now: object, key: str = "") -> dict[str, tuple[object, object]]:
     """The dotted keys whose values differ, as (then, now); None stands for "not given"."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
-        found = {}
+        found: dict[str, tuple[object, object]] = {}
         for name in [*then, *(name for name in now if name not in then)]:
             inner = f"{key}.{name}" if key else str(name)
             found |= drift(then.get(name), now.get(name), inner)

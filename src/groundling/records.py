@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from groundling.errors import InputError
 
@@ -18,6 +18,11 @@ ENTITY_TYPES: tuple[EntityType, ...] = ("PER", "LOC", "ORG", "MISC")
 
 ABSENT = "The entity does not appear in the image"
 """The expert expression s_u of an ungroundable entity (ISR §3.2)."""
+
+
+Verdict = Literal["exact", "ambiguous", "wrong", "not understood"]
+"""What an expression means where the whole scene is known: the entity alone, the entity and
+others, something else or nothing, or words outside the world's language."""
 
 
 def parse_entity_type(text: str) -> EntityType:
@@ -30,7 +35,7 @@ def parse_entity_type(text: str) -> EntityType:
         return "MISC"
     if folded not in ENTITY_TYPES:
         raise InputError(f"unknown entity type {text!r}; wanted one of PER, LOC, ORG, MISC")
-    return cast(EntityType, folded)
+    return folded
 
 
 def is_absent(expression: str) -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+for folder in (Path(__file__).parent, Path(__file__).parents[1]):
+    sys.path.insert(0, str(folder))
 
 import tiny  # noqa: E402
 
-from groundling.models.local import Adapter, LocalWriter, Resources  # noqa: E402
+from groundling.models.local import LocalWriter  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -27,27 +28,9 @@ def processor():
     return tiny.processor()
 
 
-def make_writer(seed: int = 0, **resources) -> LocalWriter:
-    """A fresh tiny writer whose pictures are made in memory."""
-    return LocalWriter.from_parts(
-        tiny.model(seed),
-        tiny.processor(),
-        adapter=Adapter(rank=4, alpha=8, seed=seed),
-        resources=Resources(open_image=tiny.picture, **resources),
-    )
-
-
-def move(writer: LocalWriter, seed: int = 1, size: float = 0.05) -> None:
-    """Push the adapter away from its start, as training would."""
-    draws = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in writer.trainable().values():
-            parameter += size * torch.randn(parameter.shape, generator=draws)
-
-
 @pytest.fixture
 def writer() -> LocalWriter:
     """A tiny writer whose adapter has already moved."""
-    made = make_writer()
-    move(made)
+    made = tiny.writer()
+    tiny.move(made)
     return made

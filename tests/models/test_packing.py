@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from conftest import make_writer, move
 from stock import logprob
 
 from groundling.losses import dpo_loss
@@ -77,8 +76,8 @@ def test_packed_pairs_equal_independent_sequences(writer, processor):
 
 
 def test_batch_size_and_order_do_not_matter(writer):
-    alone = make_writer(batch_size=1)
-    move(alone)
+    alone = tiny.writer(batch_size=1)
+    tiny.move(alone)
     backwards = writer.score_pairs(tiny.QUERIES[::-1], CHOSEN[::-1], REJECTED[::-1])[::-1]
     for other in (alone.score_pairs(tiny.QUERIES, CHOSEN, REJECTED), backwards):
         torch.testing.assert_close(
@@ -112,8 +111,8 @@ def test_sft_loss_and_gradients_equal_the_plain_ones(writer, processor):
 
 
 def test_gradient_checkpointing_changes_nothing(writer):
-    thrifty = make_writer(checkpointing=True)
-    move(thrifty)
+    thrifty = tiny.writer(checkpointing=True)
+    tiny.move(thrifty)
     ours, theirs = (one.dpo_loss(preferences(), beta=0.5) for one in (thrifty, writer))
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     assert_same(gradients(thrifty, ours), gradients(writer, theirs), 1e-6)

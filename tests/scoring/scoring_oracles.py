@@ -11,7 +11,15 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from groundling.records import ENTITY_TYPES, Box, Entity, Post, PostPrediction, Prediction
+from groundling.records import (
+    ENTITY_TYPES,
+    Box,
+    Entity,
+    Failure,
+    Post,
+    PostPrediction,
+    Prediction,
+)
 
 HALF = Fraction(1, 2)
 Triple = tuple[int, int, int]
@@ -74,9 +82,8 @@ def isr_verdicts(posts: list[Post], predictions: list[PostPrediction]) -> dict[s
                     left.remove(answer)
                     break
         for index, entity in enumerate(post.entities):
-            answer = taken.get(index)
-            verdicts[f"{post.id}#{index}"] = answer is not None and is_right(
-                answer.box, entity.boxes, strict=True
+            verdicts[f"{post.id}#{index}"] = index in taken and is_right(
+                taken[index].box, entity.boxes, strict=True
             )
     return verdicts
 
@@ -108,7 +115,7 @@ def refineg_counts(
         answers = answers_of(predictions, post.id)
         gold_set = set()
         for index, entity in enumerate(post.entities):
-            who = entity.name if unit == "name" else (entity.start, entity.end)
+            who: object = entity.name if unit == "name" else (entity.start, entity.end)
             link = (index + 1 if entity.boxes else 0) if task != "mner" else None
             gold_set.add((who, None if task == "eeg" else entity.type, link))
         said_set = set()
@@ -194,8 +201,9 @@ def cases(draw: st.DrawFn, *, most: int = 4) -> tuple[list[Post], list[PostPredi
             for index, name in enumerate(names)
         )
         posts.append(Post(str(number), tuple(names) or ("…",), entities))
-        answers = [draw(_answers(entities, spans)) for _ in range(draw(st.integers(0, most)))]
-        predictions.append(PostPrediction(str(number), tuple(answers)))
+        said = tuple(draw(answers(entities, spans)) for _ in range(draw(st.integers(0, most))))
+        failure = draw(st.sampled_from([None, None, None, Failure("timeout", "sample")]))
+        predictions.append(PostPrediction(str(number), said, failure))
     predictions += draw(st.sampled_from([[], [PostPrediction("elsewhere", (_LOST,))]]))
     predictions = predictions[draw(st.sampled_from([0, 0, 1])) :]
     return posts, predictions
@@ -205,11 +213,12 @@ _LOST = Prediction("Ann", "PER", None)
 
 
 @st.composite
-def _answers(draw: st.DrawFn, entities: tuple[Entity, ...], spans: str) -> Prediction:
-    if entities and draw(st.integers(0, 4)):
-        gold = draw(st.sampled_from(entities))
+def answers(draw: st.DrawFn, entities: tuple[Entity, ...], spans: str) -> Prediction:
+    near = draw(st.integers(0, 4)) > 0
+    if entities and near:
+        gold = entities[draw(st.integers(0, len(entities) - 1))]
         name, kind, start = gold.name, gold.type, gold.start
-        boxes = st.one_of(st.none(), BOXES, *map(st.just, gold.boxes))
+        boxes = st.one_of(st.none(), BOXES, st.sampled_from([None, *gold.boxes]))
     else:
         name, kind = draw(st.sampled_from(NAMES)), draw(st.sampled_from(ENTITY_TYPES))
         start, boxes = draw(st.integers(0, 3)), st.one_of(st.none(), BOXES)

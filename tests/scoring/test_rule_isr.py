@@ -116,7 +116,7 @@ def test_no_posts_at_all() -> None:
     assert values["interval"]["all"] is None
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(cases())
 def test_against_the_rule_stated_again(case: tuple[list[Post], list[PostPrediction]]) -> None:
     posts, predictions = case

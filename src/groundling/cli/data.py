@@ -183,6 +183,8 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _listing(problems: Sequence[Problem], limit: int | None) -> str:
     """One line a problem, at most `limit` of a kind, and a count of each kind below."""
+    from groundling.data.problems import KINDS
+
     if not problems:
         return "no problems found"
     counts: Counter[str] = Counter()
@@ -195,7 +197,7 @@ def _listing(problems: Sequence[Problem], limit: int | None) -> str:
     for kind, count in counts.most_common():
         hidden = 0 if limit is None else max(0, count - limit)
         note = f" ({hidden} not shown; --all shows them)" if hidden else ""
-        lines.append(f"{count:>6}  {kind}{note}")
+        lines.append(f"{count:>6}  {kind}: {KINDS[kind][1]}{note}")
     return "\n".join(lines)
 
 

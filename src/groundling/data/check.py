@@ -31,7 +31,10 @@ from groundling.records import Entity, Post
 
 
 def check_data(src: Path, form: Format, images: Path | None = None) -> list[Problem]:
-    """All problems of a data set, by file and line. With `images`, pictures are decoded too.
+    """All problems of a data set, by file and line.
+
+    With `images`, the pictures of its posts are decoded too, from that folder only. Pictures that
+    JSON lines record are decoded in any case.
 
     Raises DataError where `src` cannot be read, InputError where `images` is not a folder.
     """
@@ -72,8 +75,7 @@ def _check_gmner(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
             unused: list[Problem] = []
             read_annotation(path, unused.append)
             yield from unused
-    if index:
-        yield from _picture_problems(looks, index)
+    yield from _picture_problems(looks, index)
 
 
 def _check_jsonl(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
@@ -87,7 +89,7 @@ def _check_jsonl(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
                 message = f"post {post.id!r} is in {other.stem} too"
                 found.append(Problem(str(path), line, "post-in-two-splits", message))
             found += _post_quirks(path, line, post)
-            if index:
+            if index or post.image:
                 boxes = [
                     NamedBox(entity.name, box, line)
                     for entity in post.entities
@@ -96,8 +98,7 @@ def _check_jsonl(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
                 picture = None if post.image is None else Path(post.image)
                 looks.append(_Look(path, line, post.id, picture, path, None, boxes))
     yield from found
-    if index:
-        yield from _picture_problems(looks, index)
+    yield from _picture_problems(looks, index)
 
 
 # --- texts -------------------------------------------------------------------------------------
@@ -224,14 +225,15 @@ def _gmner_look(src: Path, path: Path, raw: RawPost, index: PictureIndex) -> _Lo
     )
 
 
-def _picture_problems(looks: Iterable[_Look], index: PictureIndex) -> Iterator[Problem]:
+def _picture_problems(looks: Iterable[_Look], index: PictureIndex | None) -> Iterator[Problem]:
     """Decode the pictures on a few threads (Pillow lets go of the interpreter meanwhile)."""
+    root = index.folder if index else None
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for problems in pool.map(lambda look: _look_at(look, index.folder), looks):
+        for problems in pool.map(lambda look: _look_at(look, root), looks):
             yield from problems
 
 
-def _look_at(look: _Look, root: Path) -> list[Problem]:
+def _look_at(look: _Look, root: Path | None) -> list[Problem]:
     if look.picture is None:
         message = f"no picture of post {look.post_id!r} in {root}"
         return [Problem(str(look.file), look.line, "image-missing", message)]

@@ -239,6 +239,8 @@ def _place(path: Path, data: bytes | None) -> None:
 
 def _layout_hint(folder: Path) -> str:
     """What is wrong with a folder that is not in the layout, and what to do about it."""
+    if folder.is_file():
+        return "a file; wanted a folder with txt/ and xml/, or --format jsonl"
     if not folder.is_dir():
         return "no such folder; check the path"
     below = sorted(path.parent for path in folder.glob("*/txt") if path.is_dir())

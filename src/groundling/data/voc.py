@@ -153,15 +153,13 @@ def _parse(data: bytes) -> tuple[Element, Lines]:
         parser.feed(data)
         root: Element = parser.close()
     except ParseError as fault:
-        message = f"the XML does not parse ({fault.msg.partition(': line')[0]})"
+        message = f"the XML does not parse ({str(fault).partition(': line')[0]})"
         raise _AnnotationError("broken-xml", message, fault.position[0]) from fault
     except DefusedXmlException as fault:
         message = f"a document type or entity is declared and refused ({type(fault).__name__})"
         raise _AnnotationError("broken-xml", message, builder.expat.CurrentLineNumber) from fault
     except (LookupError, ValueError) as fault:
-        raise _AnnotationError(
-            "broken-xml", f"the XML cannot be decoded ({fault})", None
-        ) from fault
+        raise _AnnotationError("broken-xml", f"the XML cannot be decoded ({fault})", 1) from fault
     if root.tag != "annotation":
         message = f"the root is <{root.tag}>; wanted <annotation>"
         raise _AnnotationError("broken-xml", message, builder.lines[root])

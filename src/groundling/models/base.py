@@ -71,6 +71,14 @@ class Trainable(Protocol):
 class Writer(Trainable, Protocol):
     """A multimodal LLM that writes referring expressions: the policy π."""
 
+    def prepare(self, images: Sequence[str]) -> list[Failure | None]:
+        """Read pictures ahead of their use, as far as memory allows; what cannot be read, and why.
+
+        Called once with all pictures of a run, so that what is kept never depends on where a
+        stopped run went on.
+        """
+        ...
+
     def sample(
         self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
     ) -> list[list[Expression] | Failure]:

@@ -162,7 +162,7 @@ class LocalWriter:
         return (query.name, query.type) in self._known_names
 
     def prepare(self, images: Sequence[str]) -> list[Failure | None]:
-        """Compute and keep the features of pictures ahead of their use, a Failure where unreadable."""
+        """Compute and keep pictures' features ahead of their use; a Failure where unreadable."""
         seen = self._features.get(images)
         return [tokens if isinstance(tokens := seen[path], Failure) else None for path in images]
 
@@ -216,7 +216,7 @@ class LocalWriter:
     ) -> list[tuple[float, float] | Failure]:
         """log π of two texts a query, in one packed pass: the reference side of ISR eq. 8."""
         answer = self._wording.answer
-        answers = [(answer(w), answer(l)) for w, l in zip(chosen, rejected, strict=True)]
+        answers = [(answer(one), answer(two)) for one, two in zip(chosen, rejected, strict=True)]
         scores = self._scores(queries, answers)
         return [value if isinstance(value, Failure) else (value[0], value[1]) for value in scores]
 
@@ -248,7 +248,7 @@ class LocalWriter:
         finally:
             self.model.eval()
 
-    def _rows(self, examples: Sequence[Demonstration] | Sequence[Preference]) -> list[Row]:
+    def _rows(self, examples: Sequence[Demonstration | Preference]) -> list[Row]:
         images = self._features.get(example.query.image for example in examples)
         rows = []
         for example in examples:

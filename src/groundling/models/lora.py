@@ -25,7 +25,7 @@ NAME = "default"
 """PEFT's own default name; TRL takes π_ref to be π_{t−1} only for an adapter of this name."""
 
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Every linear layer of the language model's blocks, as a full-match pattern; never the vision's."""
+"""Every linear layer of the language model's blocks, never the vision's; matched in full."""
 
 MERGE_LIMIT = 500_000_000
 """Largest number of adapted weights for which `merged` keeps a second copy of them."""
@@ -50,7 +50,10 @@ def attach(model: Any, rank: int, alpha: float, seed: int) -> Any:
 
 
 def restart(model: Any, seed: int) -> None:
-    """Return the adapter to its beginning: A uniform as PEFT draws it, B zero; the same on any device."""
+    """Return the adapter to its beginning: A uniform as PEFT draws it, B zero.
+
+    The draws are made on the CPU, so that every device starts alike.
+    """
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in _layers(model):

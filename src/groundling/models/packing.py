@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from groundling.losses import token_logprobs
-from groundling.models.qwen2vl import ImageTokens, KeyValues, Qwen2VL, prompt_positions
+from groundling.models.qwen2vl import ImageTokens, Qwen2VL, prompt_positions
 
 TokenIds = tuple[int, ...]
 

@@ -225,7 +225,7 @@ def _vision_attention(
 
 
 def _rotate(vectors: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn vectors (N, heads, S, head size) by their position, in float32 as the stock tower does."""
+    """Turn vectors (N, heads, S, head size) by their place, in float32 like the stock tower."""
     cosine, sine = turn
     first, second = vectors.float().chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)

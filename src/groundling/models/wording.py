@@ -33,7 +33,9 @@ class Wording:
             raise InputError("the tokenizer has no eos_token; a writer must know how answers end")
         self.end: int = self._tokenizer.eos_token_id
         self._image_token: int = processor.image_token_id
-        self._controls = sorted(set(self._tokenizer.all_special_tokens))
+        self._controls = sorted(
+            {*self._tokenizer.all_special_tokens, *self._tokenizer.get_added_vocab()}
+        )
         phrase = entity_phrase(_STAND_IN, "PER")
         rendered = processor.apply_chat_template(
             writer_messages(_STAND_IN, "PER"), add_generation_prompt=True, tokenize=False

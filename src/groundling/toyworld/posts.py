@@ -10,8 +10,9 @@ The first three are read by the same reader as the real release; no model sees t
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import numpy as np
 
 from groundling.data.gmner import write_gmner_split
 from groundling.errors import DataError
-from groundling.records import ENTITY_TYPES, Entity, EntityType, Post
+from groundling.records import ABSENT, ENTITY_TYPES, Entity, EntityType, Expression, Post, Verdict
 from groundling.toyworld import identities as who
+from groundling.toyworld.annotator import write_expert
+from groundling.toyworld.language import means
 from groundling.toyworld.render import render
 from groundling.toyworld.scene import (
     SIZE_PX,
@@ -34,6 +37,7 @@ from groundling.toyworld.scene import (
 )
 
 JPEG_QUALITY = 93
+SOURCE = "expert:toyworld"
 POOL_OF_SPLIT: dict[str, Pool] = {"train": "train", "dev": "validation", "test": "test"}
 
 _CLAUSES: dict[EntityType, tuple[str, ...]] = {
@@ -193,3 +197,40 @@ def _scene(row: dict[str, Any]) -> Scene:
         emblem = who.Emblem(**figure["emblem"]) if figure["emblem"] else None
         figures.append(Figure(**{**figure, "look": look, "emblem": emblem}))
     return Scene(tuple(figures), Backdrop(**row["backdrop"]))
+
+
+class WorldJudge:
+    """Knows the scene behind every query: writes its expert expression and judges others."""
+
+    def __init__(
+        self, scenes: Mapping[str, Scene], splits: Iterable[Iterable[Post]], seed: int
+    ) -> None:
+        self._seed = seed
+        self._places = {
+            query.id: (scenes[post.id], entity)
+            for posts in splits
+            for post in posts
+            for query, entity in zip(post.queries(), post.entities, strict=True)
+        }
+
+    def annotate(self, query_id: str) -> Expression:
+        """The expert expression of a query: of its largest box, or ABSENT (ISR §3.2)."""
+        scene, entity = self._places[query_id]
+        if not entity.groundable:
+            return Expression(ABSENT, SOURCE)
+        digest = hashlib.blake2b(f"{self._seed}\n{query_id}".encode(), digest_size=16).digest()
+        rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+        target = next(r for r in scene.referents() if r.box == entity.largest_box)
+        return Expression(write_expert(scene, target, rng), SOURCE)
+
+    def verdict(self, query_id: str, text: str) -> Verdict:
+        """What `text` means in the query's scene."""
+        scene, entity = self._places[query_id]
+        meant = means(text, scene)
+        if meant is None:
+            return "not understood"
+        boxes = {referent.box for referent in meant}
+        gold = set(entity.boxes)
+        if not boxes & gold:
+            return "wrong"
+        return "exact" if boxes <= gold else "ambiguous"

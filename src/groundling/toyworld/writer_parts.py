@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus(seed: int) -> Iterator[str]:
-    """Text to learn a vocabulary from: names, lessons, posts, expressions and the prompts' words."""
+    """Text to learn a vocabulary from: names, lessons, posts, expressions and the prompts."""
     yield from (prompts.EXPERT, prompts.WRITE, prompts.GROUND_DIRECTLY, ABSENT) * 40
     for name, (entity_type, _) in who.NAMES.items():
         yield from (f"Entity: {name} ({entity_type})", f"{name} is here") * 4

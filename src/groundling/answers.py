@@ -1,0 +1,163 @@
+"""Inference as the paper draws it (Figure 1b): words first, then a box, or neither."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundling.infer import map_batches
+from groundling.models.base import GREEDY, Grounder, Sampling, Writer
+from groundling.progress import Progress
+from groundling.records import (
+    Box,
+    Expression,
+    Failure,
+    Grounded,
+    Post,
+    PostPrediction,
+    Prediction,
+    Query,
+)
+
+WRITE_CHUNK = 512
+"""Queries a chunk of writing: what a kill can cost."""
+
+GROUND_CHUNK = 512
+"""Expressions a chunk of grounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was written for a query and where it led; `box` None means that it is absent."""
+
+    expression: Expression
+    box: Box | None
+    score: float | None = None
+
+
+def write_all(
+    writer: Writer,
+    queries: Sequence[Query],
+    k: int,
+    sampling: Sampling,
+    seed: int,
+    source: str,
+    folder: Path | None,
+    progress: Progress | None = None,
+) -> list[list[Expression] | Failure]:
+    """K expressions a query, in chunks that survive a kill."""
+
+    def run(_: int, chunk: Sequence[Query]) -> list[list[Expression] | Failure]:
+        return writer.sample(chunk, k, sampling, seed, source)
+
+    return map_batches(
+        queries,
+        run,
+        chunk_size=WRITE_CHUNK,
+        folder=folder,
+        encode=lambda row: [[e.text, e.logprob] for e in row],
+        decode=lambda row: [Expression(text, source, logprob) for text, logprob in row],
+        context=f"{k} {sampling} {seed} {source}",
+        progress=progress,
+    )
+
+
+def ground_all(
+    grounder: Grounder,
+    requests: Sequence[tuple[str, str]],
+    folder: Path | None,
+    progress: Progress | None = None,
+) -> dict[tuple[str, str], Grounded | Failure]:
+    """A box for every distinct (image, expression); those of one picture go together."""
+    by_image: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for request in dict.fromkeys(requests):
+        by_image[request[0]].append(request)
+    distinct = [request for group in by_image.values() for request in group]
+    found = map_batches(
+        distinct,
+        lambda _, chunk: grounder.ground(chunk),
+        chunk_size=GROUND_CHUNK,
+        folder=folder,
+        encode=lambda grounded: [*grounded.box.xyxy, grounded.score],
+        decode=_grounded,
+        progress=progress,
+    )
+    return dict(zip(distinct, found, strict=True))
+
+
+def answer_queries(
+    writer: Writer,
+    grounder: Grounder,
+    queries: Sequence[Query],
+    *,
+    source: str,
+    sampling: Sampling = GREEDY,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Answer | Failure]:
+    """Write the likeliest expression for each query and ground it, unless it says ABSENT."""
+    parts = (None, None) if folder is None else (folder / "words", folder / "boxes")
+    rows = write_all(writer, queries, 1, sampling, 0, source, parts[0], progress)
+    written = [row if isinstance(row, Failure) else row[0] for row in rows]
+    requests = [
+        (query.image, expression.text)
+        for query, expression in zip(queries, written, strict=True)
+        if isinstance(expression, Expression) and not expression.absent
+    ]
+    boxes = ground_all(grounder, requests, parts[1])
+    return [_answer(query, words, boxes) for query, words in zip(queries, written, strict=True)]
+
+
+def predictions_of(
+    posts: Sequence[Post], queries: Sequence[Query], answers: Sequence[Answer | Failure]
+) -> list[PostPrediction]:
+    """Answers gathered by post. A post with a failure among its entities is a failure.
+
+    Posts that were not asked (their picture is missing) are failures too: never "absent".
+    """
+    by_query = dict(zip((query.id for query in queries), answers, strict=True))
+    found = []
+    for post in posts:
+        rows = [by_query.get(query.id) for query in post.queries()]
+        failure = next((row for row in rows if isinstance(row, Failure)), None)
+        if any(row is None for row in rows):
+            failure = Failure("the post's picture is missing", "image")
+        if failure is not None:
+            found.append(PostPrediction(post.id, failure=failure))
+            continue
+        predictions = tuple(
+            Prediction(
+                entity.name,
+                entity.type,
+                row.box,
+                entity.start,
+                entity.end,
+                row.expression.text,
+                row.score,
+            )
+            for entity, row in zip(post.entities, rows, strict=True)
+            if isinstance(row, Answer)
+        )
+        found.append(PostPrediction(post.id, predictions))
+    return found
+
+
+def _answer(
+    query: Query,
+    words: Expression | Failure,
+    boxes: dict[tuple[str, str], Grounded | Failure],
+) -> Answer | Failure:
+    if isinstance(words, Failure):
+        return words
+    if words.absent:
+        return Answer(words, None)
+    found = boxes[(query.image, words.text)]
+    return found if isinstance(found, Failure) else Answer(words, found.box, found.score)
+
+
+def _grounded(row: Any) -> Grounded:
+    x1, y1, x2, y2, score = row
+    return Grounded(Box(x1, y1, x2, y2), score)

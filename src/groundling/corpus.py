@@ -1,0 +1,111 @@
+"""The data of a run: posts of three splits, their queries, and what the embedded world knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from groundling.config import GmnerData, ToyworldData
+from groundling.data.gmner import read_gmner
+from groundling.errors import DataError, InputError
+from groundling.records import Entity, Expression, Post, Query, Verdict
+
+SplitName = Literal["train", "dev", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A query with its gold entity; only training and scoring look at the second."""
+
+    query: Query
+    entity: Entity
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Posts by split. `judge` tells what an expression means, where the world is known."""
+
+    splits: dict[SplitName, tuple[Post, ...]]
+    sizes_wh_px: dict[str, tuple[int, int]]
+    judge: Callable[[str, str], Verdict] | None = None
+    annotate: Callable[[str], Expression] | None = None
+
+    def cases(self, split: SplitName) -> list[Case]:
+        """Every gold entity of a split whose picture is at hand, as a case."""
+        return [
+            Case(query, entity)
+            for post in self.splits[split]
+            if post.image is not None
+            for query, entity in zip(post.queries(), post.entities, strict=True)
+        ]
+
+    def pictures(self) -> list[str]:
+        """Every picture, split by split; each once."""
+        return list(dict.fromkeys(post.image for post in self._posts() if post.image is not None))
+
+    def without_picture(self) -> int:
+        """How many posts have none."""
+        return sum(post.image is None for post in self._posts())
+
+    def _posts(self) -> Iterator[Post]:
+        for posts in self.splits.values():
+            yield from posts
+
+
+def read_corpus(source: Path, images: Path | None) -> Corpus:
+    """A Twitter-GMNER folder with all three splits; raises DataError where one is missing."""
+    splits: dict[SplitName, tuple[Post, ...]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    names: tuple[SplitName, ...] = ("train", "dev", "test")
+    for name in names:
+        split = read_gmner(source, name, images)
+        splits[name] = tuple(split.posts)
+        sizes.update(split.xml_sizes)
+    if all(post.image is None for posts in splits.values() for post in posts):
+        raise DataError(images or source, "no picture of any post found; name their folder")
+    return Corpus(splits, sizes)
+
+
+def draw_world(folder: Path, data: ToyworldData, seed: int) -> None:
+    """Draw the embedded world's posts into an empty folder."""
+    from groundling.toyworld.posts import write_world
+
+    queries = {
+        "train": data.train_queries,
+        "dev": data.validation_queries,
+        "test": data.test_queries,
+    }
+    write_world(folder, queries, seed)
+
+
+def read_world(folder: Path, seed: int) -> Corpus:
+    """A world that `draw_world` wrote, with its annotator and its judge."""
+    from groundling.toyworld.posts import WorldJudge, read_scenes
+
+    corpus = read_corpus(folder, folder / "images")
+    judge = WorldJudge(read_scenes(folder), corpus.splits.values(), seed)
+    return Corpus(corpus.splits, corpus.sizes_wh_px, judge.verdict, judge.annotate)
+
+
+def read_release(data: GmnerData) -> Corpus:
+    """A real release, as configured."""
+    source, images = Path(data.source), Path(data.images)
+    for folder in (source, images):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; name the release's own")
+    return read_corpus(source, images)
+
+
+def split_training(
+    cases: Sequence[Case], sft_queries: int, seed: int
+) -> tuple[list[Case], list[Case]]:
+    """D_SFT and D_PL (ISR §3.4.1): a seeded random part, and the rest, both in corpus order."""
+    import numpy as np
+
+    drawn = np.random.default_rng([seed, 17]).permutation(len(cases))[:sft_queries]
+    chosen = set(drawn.tolist())
+    first = [case for i, case in enumerate(cases) if i in chosen]
+    rest = [case for i, case in enumerate(cases) if i not in chosen]
+    return first, rest

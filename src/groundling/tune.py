@@ -1,0 +1,137 @@
+"""The three updates of ISR: the grounder (eq. 2), the writer's start (eq. 3), a round (eq. 8).
+
+Each is one call of the optimiser loop that leaves its weights in a stage's artefacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from groundling.config import DpoOptimiser, Optimiser
+from groundling.corpus import Case
+from groundling.models.base import (
+    Demonstration,
+    Grounder,
+    GroundingExample,
+    Preference,
+    Trainable,
+    Writer,
+)
+from groundling.progress import Progress
+from groundling.rundir import Stage
+from groundling.train import FitSummary, StepReport, fit
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def tune_grounder(
+    stage: Stage,
+    grounder: Grounder,
+    cases: Sequence[Case],
+    experts: Mapping[str, str],
+    optimiser: Optimiser,
+    seed: int,
+    quiet: bool = False,
+) -> None:
+    """Fine-tune on D_VG (eq. 1): the expert expression and largest box of what is groundable."""
+    examples = [
+        GroundingExample(case.query.image, experts[case.query.id], case.entity.largest_box)
+        for case in cases
+        if case.entity.largest_box is not None
+    ]
+    _fit(stage, grounder, grounder.loss, examples, optimiser, seed, quiet)
+    with stage.write_folder("grounder") as folder:
+        grounder.save(folder)
+
+
+def start_writer(
+    stage: Stage,
+    writer: Writer,
+    cases: Sequence[Case],
+    experts: Mapping[str, str],
+    optimiser: Optimiser,
+    seed: int,
+    quiet: bool = False,
+) -> None:
+    """Fine-tune on D_SFT (eq. 3): π_0."""
+    examples = [Demonstration(case.query, experts[case.query.id]) for case in cases]
+    _fit(
+        stage,
+        writer,
+        writer.sft_loss,
+        examples,
+        optimiser,
+        seed,
+        quiet,
+        lambda example: len(example.expression),
+    )
+    with stage.write_folder("writer/round-0") as folder:
+        writer.save_adapter(folder)
+
+
+def update_writer(
+    stage: Stage,
+    writer: Writer,
+    preferences: Sequence[Preference],
+    optimiser: DpoOptimiser,
+    seed: int,
+    round_: int,
+    quiet: bool = False,
+) -> None:
+    """One round of DPO against the stored π_{t−1} (eq. 8): π_t."""
+
+    def loss(batch: Sequence[Preference]) -> torch.Tensor:
+        return writer.dpo_loss(batch, optimiser.beta)
+
+    _fit(
+        stage,
+        writer,
+        loss,
+        preferences,
+        optimiser,
+        seed,
+        quiet,
+        lambda example: len(example.chosen) + len(example.rejected),
+    )
+    with stage.write_folder(f"writer/round-{round_}") as folder:
+        writer.save_adapter(folder)
+
+
+def _fit(
+    stage: Stage,
+    model: Trainable,
+    loss: Callable[[Sequence[T]], torch.Tensor],
+    examples: Sequence[T],
+    optimiser: Optimiser,
+    seed: int,
+    quiet: bool,
+    length: Callable[[T], int] | None = None,
+) -> FitSummary:
+    with Progress(stage.name, unit="steps", quiet=quiet) as progress:
+
+        def report(step: StepReport) -> None:
+            progress.at(step.step, step.steps, f"loss {step.loss:.3f}")
+
+        summary = fit(
+            model,
+            loss,
+            examples,
+            optimiser,
+            seed=seed,
+            checkpoint=stage.scratch / "fit.safetensors",
+            on_step=report,
+            length=length,
+        )
+    tail = summary.losses[-20:]
+    stage.event(
+        "fitted",
+        examples=len(examples),
+        steps=summary.steps,
+        first_loss=summary.losses[0] if summary.losses else None,
+        last_loss=sum(tail) / len(tail) if tail else None,
+    )
+    return summary

@@ -1,0 +1,232 @@
+"""What the stages of one ISR run share: its directory, its data, and its two models.
+
+Models are opened when a stage first needs them, so a run that only lacks its report opens none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from groundling.config import IsrConfig, dump_yaml
+from groundling.corpus import (
+    Case,
+    Corpus,
+    draw_world,
+    read_release,
+    read_world,
+    split_training,
+)
+from groundling.data.expressions_jsonl import EntityExpression, write_expressions
+from groundling.evaluate import NAMES
+from groundling.experts import collect_experts
+from groundling.models.base import Grounder, Writer
+from groundling.models.registry import compute_threads, open_grounder, open_writer
+from groundling.progress import Progress
+from groundling.provenance import provenance
+from groundling.records import Expression, Verdict
+from groundling.rounds import Judged
+from groundling.rundir import RunDir
+from groundling.scoring.floors import mean_person_norm, score_floors
+
+WORLD = "data"
+"""Where a run keeps the embedded world that it drew."""
+
+
+class Workbench:
+    """An open ISR run; `gather` must be the first step."""
+
+    corpus: Corpus
+    train: list[Case]
+    d_sft: list[Case]
+    d_pl: list[Case]
+    experts: dict[str, str]
+
+    def __init__(self, config: IsrConfig, run: RunDir, quiet: bool) -> None:
+        self.config = config
+        self.run = run
+        self.quiet = quiet
+        self.grounder_stage = ["grounder"] if config.grounder.tune else []
+        self._writer: Writer | None = None
+        self._tuned: Grounder | None = None
+        self._name = hashlib.sha256(dump_yaml(config).encode()).hexdigest()[:8]
+
+    @classmethod
+    def open(cls, config: IsrConfig, out: Path, *, quiet: bool = False) -> Workbench:
+        """Create or continue the run directory `out`."""
+        run = RunDir.open(out, config, provenance(threads=compute_threads()))
+        return cls(config, run, quiet)
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.run.close()
+
+    # ------------------------------------------------------------------------------------- data
+
+    def gather(self) -> None:
+        """Posts with their pictures, expert expressions (§3.2), D_SFT and D_PL (§3.4.1)."""
+        config = self.config
+        stage = self.run.stage("data")
+        if config.data.gmner is not None:
+            self.corpus = read_release(config.data.gmner)
+        if not stage.done:
+            with stage:
+                if config.data.toyworld is not None:
+                    self._say("drawing the embedded world")
+                    with stage.write_folder(WORLD) as folder:
+                        draw_world(folder, config.data.toyworld, config.seed)
+                    self._read_world()
+                self._annotate()
+                experts = [
+                    EntityExpression(
+                        case.query.id.rpartition("#")[0],
+                        case.entity.name,
+                        case.entity.type,
+                        Expression(self.experts[case.query.id], self._expert_source()),
+                    )
+                    for case in self.train
+                ]
+                with stage.write_folder("experts") as folder:
+                    write_expressions(folder / "train.jsonl", experts)
+                stage.event("data", **self._counts())
+        else:
+            if config.data.toyworld is not None:
+                self._read_world()
+            self._annotate()
+        self.d_sft, self.d_pl = split_training(self.train, config.sft_queries, config.seed)
+
+    def _read_world(self) -> None:
+        self.corpus = read_world(self.run.path / WORLD, self.config.seed)
+
+    def _annotate(self) -> None:
+        self.train = self.corpus.cases("train")
+        path = self.config.experts.path
+        self.experts = collect_experts(self.corpus, self.train, Path(path) if path else None)
+
+    def _expert_source(self) -> str:
+        return "expert:file" if self.config.experts.path else "expert:annotator"
+
+    def _counts(self) -> dict[str, int]:
+        counts = {name: len(self.corpus.cases(name)) for name in self.corpus.splits}
+        return counts | {"posts_without_picture": self.corpus.without_picture()}
+
+    def verdict(self, case: Case, text: str) -> Verdict | None:
+        """What an expression means in the scene, where the world is known."""
+        return self.corpus.judge(case.query.id, text) if self.corpus.judge else None
+
+    # ----------------------------------------------------------------------------------- models
+
+    def writer_at(self, round_: int | None) -> Writer:
+        """The writer with the adapter of π_t as its stage stored it; None for a fresh one."""
+        config = self.config
+        if self._writer is None or round_ is None:
+            self._writer = open_writer(
+                config.writer.backend,
+                config.writer.path,
+                rank=config.lora.rank,
+                alpha=config.lora.alpha,
+                seed=config.seed,
+                adapter=None,
+            )
+            self._prepare(self._writer)
+        if round_ is not None:
+            self._writer.load_adapter(self.run.path / f"writer/round-{round_}")
+        return self._writer
+
+    def writer_named(self, name: str) -> Writer:
+        """The writer that an evaluation is named for: untuned, sft, round-N."""
+        if name == "untuned":
+            return self.writer_at(None)
+        return self.writer_at(0 if name == "sft" else int(name.removeprefix("round-")))
+
+    def _prepare(self, writer: Writer) -> None:
+        pictures = self.corpus.pictures()
+        began = time.monotonic()
+        failures = [failure for failure in writer.prepare(pictures) if failure is not None]
+        self.run.event(
+            "pictures read",
+            count=len(pictures),
+            failures=[failure.reason for failure in failures[:20]],
+            seconds=round(time.monotonic() - began, 1),
+        )
+
+    def fresh_grounder(self) -> Grounder:
+        """The grounder as it was published."""
+        return open_grounder(self.config.grounder.backend, self.config.grounder.path)
+
+    def tuned_grounder(self) -> Grounder:
+        """The grounder that rewards and answers: fine-tuned, unless the configuration says no."""
+        if self._tuned is None:
+            backend = self.config.grounder.backend
+            stored = str(self.run.path / "grounder")
+            self._tuned = (
+                open_grounder(backend, stored) if self.grounder_stage else self.fresh_grounder()
+            )
+        return self._tuned
+
+    # ------------------------------------------------------------------------------------ names
+
+    def stage_of(self, round_: int) -> str:
+        """The stage that left π_t."""
+        return "sft" if round_ == 0 else f"round-{round_}-update"
+
+    def seed_of(self, round_: int) -> int:
+        """A seed of its own for each round."""
+        return self.config.seed * 1009 + round_
+
+    def source(self, round_: int) -> str:
+        """Who wrote an expression: this configuration's writer after a round."""
+        return f"writer:{self._name}/{round_}"
+
+    def progress(self, label: str, total: int, unit: str) -> Progress:
+        """A progress line that obeys `quiet`."""
+        return Progress(label, total, unit, quiet=self.quiet)
+
+    def judged(self, round_: int) -> list[Judged]:
+        """The judgements of a round, as stored."""
+        path = self.run.path / f"rounds/{round_}/rewards.parquet"
+        return [Judged(**row) for row in pq.read_table(path).to_pylist()]
+
+    def _say(self, text: str) -> None:
+        with Progress(text, 1, "world", quiet=self.quiet) as progress:
+            progress.advance(1)
+
+    # --------------------------------------------------------------------------------- the end
+
+    def conclude(self) -> dict[str, Any]:
+        """Write and return `metrics.json`: every stage, the floors, the round that is chosen.
+
+        The round is chosen on validation; where two agree the earlier one is.
+        """
+        names = ["untuned", "sft", *(f"round-{t}" for t in range(1, self.config.rounds + 1))]
+        stages = []
+        for name in names:
+            path = self.run.path / f"evaluations/{name}.json"
+            stages.append({"name": name, **json.loads(path.read_text(encoding="utf-8"))})
+        trained = stages[1:]
+        best = max(trained, key=lambda s: (s["validation"]["accuracy"]["all"], -stages.index(s)))
+        metrics = {"stages": stages, "selected": best["name"], "floors": self._floors()}
+        self.run.write_json("metrics.json", metrics)
+        return metrics
+
+    def _floors(self) -> dict[str, Any]:
+        sizes = self.corpus.sizes_wh_px
+        person = mean_person_norm(self.corpus.splits["train"], sizes)
+        table: dict[str, Any] = {}
+        for split, called in NAMES.items():
+            scores = score_floors(self.corpus.splits[split], sizes, person)
+            table[called] = {name: score.to_json()["accuracy"] for name, score in scores.items()}
+        return table
