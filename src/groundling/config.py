@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from groundling.settings import Section, describe, dump_yaml, load_config, read_overrides
 
 __all__ = [
+    "AblateConfig",
     "DataConfig",
     "DpoOptimiser",
     "ExpertsConfig",
@@ -210,15 +211,38 @@ class IsrConfig(Section):
     """Prompts drawn from D_PL each round; null takes all of it (ISR Algorithm 1: a batch)."""
     strategy: Literal["full", "no-success", "no-expert"] = "full"
     """Which expressions may be chosen: the ablation of ISR Figure 3."""
+    checkpoint_every_s: Positive = 20.0
+    """Seconds between checkpoints within a fit: what a kill can cost. It changes no result."""
     reward_box: Literal["largest", "any"] = "largest"
     """The gold box that a reward asks for, where there are several (ISR footnote 2: largest)."""
 
     @model_validator(mode="after")
     def _leaves_prompts(self) -> IsrConfig:
         world = self.data.toyworld
-        if world is not None and self.sft_queries >= world.train_queries:
+        if self.rounds and world is not None and self.sft_queries >= world.train_queries:
             raise ValueError(
                 f"sft_queries: got {self.sft_queries}; wanted fewer than "
                 f"data.toyworld.train_queries ({world.train_queries}), the rest being D_PL"
             )
         return self
+
+
+class AblateConfig(Section):
+    """A comparison of ways to train, each over several seeds; rates are chosen on validation."""
+
+    recipe: str
+    """The ISR recipe that every variant starts from; a path beside this file."""
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    """Seeds that every variant runs with; the first one also serves the rate searches."""
+    sft_lrs: list[Positive]
+    """Peak learning rates to try for the start of the writer (D_SFT)."""
+    full_sft_lrs: list[Positive]
+    """Peak learning rates to try for fine-tuning on all training queries."""
+    full_sft_epochs: Count = 3
+    """Passes over all training queries."""
+    dpo_lrs: list[Positive]
+    """Peak learning rates to try for the rounds."""
+    samples: list[Count]
+    """K, expressions drawn a prompt (ISR Figure 4)."""
+    strategies: list[Literal["full", "no-success", "no-expert"]]
+    """Which expressions may be chosen (ISR Figure 3)."""

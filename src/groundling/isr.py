@@ -40,12 +40,17 @@ PAIR_CHUNK = 512
 """Pairs a chunk of reference scoring: what a kill can cost."""
 
 
-def run_isr(config: IsrConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def run_isr(
+    config: IsrConfig, out: Path, *, quiet: bool = False, base: Path | None = None
+) -> dict[str, Any]:
     """Run Algorithm 1 into the directory `out`, or go on where it was stopped.
 
+    `base` is a finished run whose common stages are taken over instead of being done again.
     Returns what `metrics.json` says. Raises RunError for a directory of another configuration.
     """
     with Workbench.open(config, out, quiet=quiet) as bench:
+        if base is not None:
+            bench.adopt(base)
         bench.gather()  # posts, pictures, expert expressions; D_SFT and D_PL
         fit_grounder(bench)  # eq. 2
         grade(bench, "untuned", "grounder")
@@ -74,8 +79,7 @@ def fit_grounder(bench: Workbench) -> None:
                 bench.train,
                 bench.experts,
                 bench.config.grounder_tuning,
-                bench.config.seed,
-                bench.quiet,
+                bench.manner(0),
             )
 
 
@@ -90,8 +94,7 @@ def fine_tune(bench: Workbench) -> None:
                 bench.d_sft,
                 bench.experts,
                 bench.config.sft,
-                bench.config.seed,
-                bench.quiet,
+                bench.manner(0),
             )
 
 
@@ -250,9 +253,8 @@ def update(bench: Workbench, t: int) -> None:
             bench.writer_at(t - 1),
             preferences,
             bench.config.dpo,
-            bench.seed_of(t),
             t,
-            bench.quiet,
+            bench.manner(t),
         )
 
 

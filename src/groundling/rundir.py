@@ -157,6 +157,23 @@ class RunDir(Artefacts):
             sources[f"stage {earlier}"] = _digest(marker["artefacts"])
         return Stage(self, name, sources)
 
+    def adopt(self, other: Path, stages: Sequence[str]) -> None:
+        """Take over finished stages of the run at `other`, by hard link where the disk allows.
+
+        A stage that is here already stays as it is. The caller answers for the configurations
+        agreeing on everything these stages depend on. Raises RunError where one is not finished.
+        """
+        for name in stages:
+            if self._marker(name) is not None:
+                continue
+            source = other / "stages" / f"{name}.json"
+            if not source.is_file():
+                raise RunError(f"{other}: stage {name} is not finished there; run it first")
+            for artefact in json.loads(source.read_bytes())["artefacts"]:
+                _link(other / artefact, self._claim(artefact, name))
+            atomic.write_bytes(self.path / "stages" / source.name, source.read_bytes())
+            self.event("adopted", name, run=other.name)
+
     def _marker(self, name: str) -> dict[str, Any] | None:
         """A stage's marker, None where it is missing or unreadable."""
         try:
@@ -335,6 +352,16 @@ def _is_artefact(name: str) -> bool:
     return (
         bool(parts) and not Path(name).is_absolute() and ".." not in parts and parts[0] not in _OWN
     )
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where hard links are not to be had."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _digest(value: object) -> str:

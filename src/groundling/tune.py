@@ -6,6 +6,7 @@ Each is one call of the optimiser loop that leaves its weights in a stage's arte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from groundling.config import DpoOptimiser, Optimiser
@@ -20,12 +21,21 @@ from groundling.models.base import (
 )
 from groundling.progress import Progress
 from groundling.rundir import Stage
-from groundling.train import FitSummary, StepReport, fit
+from groundling.train import Checkpoint, FitSummary, StepReport, fit
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a fit is run, beside what it optimises."""
+
+    seed: int
+    checkpoint_every_s: float = 20.0
+    quiet: bool = False
 
 
 def tune_grounder(
@@ -34,8 +44,7 @@ def tune_grounder(
     cases: Sequence[Case],
     experts: Mapping[str, str],
     optimiser: Optimiser,
-    seed: int,
-    quiet: bool = False,
+    how: Manner,
 ) -> None:
     """Fine-tune on D_VG (eq. 1): the expert expression and largest box of what is groundable."""
     examples = [
@@ -43,7 +52,7 @@ def tune_grounder(
         for case in cases
         if case.entity.largest_box is not None
     ]
-    _fit(stage, grounder, grounder.loss, examples, optimiser, seed, quiet)
+    _fit(stage, grounder, grounder.loss, examples, optimiser, how)
     with stage.write_folder("grounder") as folder:
         grounder.save(folder)
 
@@ -54,8 +63,7 @@ def start_writer(
     cases: Sequence[Case],
     experts: Mapping[str, str],
     optimiser: Optimiser,
-    seed: int,
-    quiet: bool = False,
+    how: Manner,
 ) -> None:
     """Fine-tune on D_SFT (eq. 3): π_0."""
     examples = [Demonstration(case.query, experts[case.query.id]) for case in cases]
@@ -65,8 +73,7 @@ def start_writer(
         writer.sft_loss,
         examples,
         optimiser,
-        seed,
-        quiet,
+        how,
         lambda example: len(example.expression),
     )
     with stage.write_folder("writer/round-0") as folder:
@@ -78,9 +85,8 @@ def update_writer(
     writer: Writer,
     preferences: Sequence[Preference],
     optimiser: DpoOptimiser,
-    seed: int,
     round_: int,
-    quiet: bool = False,
+    how: Manner,
 ) -> None:
     """One round of DPO against the stored π_{t−1} (eq. 8): π_t."""
 
@@ -93,8 +99,7 @@ def update_writer(
         loss,
         preferences,
         optimiser,
-        seed,
-        quiet,
+        how,
         lambda example: len(example.chosen) + len(example.rejected),
     )
     with stage.write_folder(f"writer/round-{round_}") as folder:
@@ -107,11 +112,10 @@ def _fit(
     loss: Callable[[Sequence[T]], torch.Tensor],
     examples: Sequence[T],
     optimiser: Optimiser,
-    seed: int,
-    quiet: bool,
+    how: Manner,
     length: Callable[[T], int] | None = None,
 ) -> FitSummary:
-    with Progress(stage.name, unit="steps", quiet=quiet) as progress:
+    with Progress(stage.name, unit="steps", quiet=how.quiet) as progress:
 
         def report(step: StepReport) -> None:
             progress.at(step.step, step.steps, f"loss {step.loss:.3f}")
@@ -121,8 +125,8 @@ def _fit(
             loss,
             examples,
             optimiser,
-            seed=seed,
-            checkpoint=stage.scratch / "fit.safetensors",
+            seed=how.seed,
+            checkpoint=Checkpoint(stage.scratch / "fit.safetensors", how.checkpoint_every_s),
             on_step=report,
             length=length,
         )

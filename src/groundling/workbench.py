@@ -24,6 +24,7 @@ from groundling.corpus import (
     split_training,
 )
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
+from groundling.errors import RunError
 from groundling.evaluate import NAMES
 from groundling.experts import collect_experts
 from groundling.models.base import Grounder, Writer
@@ -32,9 +33,12 @@ from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
-from groundling.rundir import RunDir
+from groundling.rundir import RunDir, stored_config
 from groundling.scoring.floors import mean_person_norm, score_floors
+from groundling.tune import Manner
 
+_BASE = {"seed", "data", "experts", "grounder", "grounder_tuning", "writer", "max_new_tokens"}
+_START = {"lora", "sft", "sft_queries"}
 WORLD = "data"
 """Where a run keeps the embedded world that it drew."""
 
@@ -62,6 +66,19 @@ class Workbench:
         """Create or continue the run directory `out`."""
         run = RunDir.open(out, config, provenance(threads=compute_threads()))
         return cls(config, run, quiet)
+
+    def adopt(self, base: Path) -> None:
+        """Take over what a finished run of a like configuration has in common with this one.
+
+        Data and grounder, and π_0 with its grade too if that was started in the same way.
+        """
+        then = stored_config(base, IsrConfig)
+        if _part(then, _BASE) != _part(self.config, _BASE):
+            raise RunError(f"{base}: its data or grounder are configured otherwise; name another")
+        stages = ["data", *self.grounder_stage, "evaluate-untuned"]
+        if _part(then, _START) == _part(self.config, _START):
+            stages += ["sft", "evaluate-sft"]
+        self.run.adopt(base, stages)
 
     def __enter__(self) -> Workbench:
         return self
@@ -187,6 +204,10 @@ class Workbench:
         """A seed of its own for each round."""
         return self.config.seed * 1009 + round_
 
+    def manner(self, round_: int) -> Manner:
+        """How the fits of a round are run; 0 for those before the first."""
+        return Manner(self.seed_of(round_), self.config.checkpoint_every_s, self.quiet)
+
     def source(self, round_: int) -> str:
         """Who wrote an expression: this configuration's writer after a round."""
         return f"writer:{self._name}/{round_}"
@@ -230,3 +251,7 @@ class Workbench:
             scores = score_floors(self.corpus.splits[split], sizes, person)
             table[called] = {name: score.to_json()["accuracy"] for name, score in scores.items()}
         return table
+
+
+def _part(config: IsrConfig, keys: set[str]) -> dict[str, Any]:
+    return config.model_dump(include=keys)

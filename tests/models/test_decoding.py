@@ -134,7 +134,7 @@ def test_noise_depends_on_seed_and_key_only():
 
 def test_the_cache_grows_past_its_first_block(writer, prompts, noise, monkeypatch):
     whole = run(writer, prompts, noise)
-    monkeypatch.setattr(decoding, "_BLOCK", 1)
+    monkeypatch.setattr(decoding, "_ROOM", 1)
     assert [[one.tokens for one in row] for row in run(writer, prompts, noise)] == [
         [one.tokens for one in row] for row in whole
     ]

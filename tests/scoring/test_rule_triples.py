@@ -193,6 +193,12 @@ def test_predictions_for_other_posts(parade: Post, rule: str) -> None:
     assert counts(result, "mner")[:2] == (1, 2)
 
 
+def test_an_error_record_for_another_post_predicts_nothing(parade: Post) -> None:
+    lost = (Prediction("Bo", "ORG", None, 2, 3),)
+    failed = PostPrediction("p9", lost, Failure("timeout", "sample"))
+    assert counts(score([parade], [failed], "riveg"), "mner") == (0, 0, 3)
+
+
 def test_span_rule_does_not_guess_tokens(parade: Post) -> None:
     answers = [Prediction("Bo", "ORG", None), Prediction("Ann", "PER", LARGE, 0, 1)]
     assert tally(parade, answers, "span") == (1, 2, 3)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from test_floors import FACTS
 
 from groundling.cli import score as command
 from groundling.data.gmner import write_gmner_split
@@ -240,6 +241,18 @@ def test_help_shows_examples_and_stays_light() -> None:
     command.add_parser(parser.add_subparsers())
     for line in examples:
         parser.parse_args(line.split()[1:])
+
+
+def test_documented_commands_parse_and_floors_are_the_tested_ones() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in page.splitlines() if line.startswith("    groundling")]
+    assert len(commands) == 4
+    parser = argparse.ArgumentParser(prog="groundling")
+    command.add_parser(parser.add_subparsers())
+    for words in commands:
+        parser.parse_args(words[1:])
+    for figures in FACTS.values():
+        assert " | ".join(f"{figure:.2f}" for figure in figures) in page
 
 
 def test_the_same_call_prints_the_same(

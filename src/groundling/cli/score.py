@@ -241,8 +241,8 @@ def _warn_unsound(path: str, aligned: Alignment, split: str, rule: str) -> None:
     posts = len(aligned.posts)
     if aligned.absent or aligned.failed:
         _warn(
-            f"{path}: of {posts} gold posts {aligned.absent} absent, {aligned.failed} error records; "
-            "their entities count as wrong"
+            f"{path}: of {posts} gold posts {aligned.absent} absent, {aligned.failed} error "
+            "records; their entities count as wrong"
         )
     if aligned.foreign:
         fate = _FOREIGN_FATE.get(rule, "count as wrong")

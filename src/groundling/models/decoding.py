@@ -1,10 +1,10 @@
 """Drawing K answers to each prompt of a batch.
 
-Each prompt is run once. Its K answers then grow side by side in one sequence,
-`[prompt][token 1 of answers 1…K][token 2 of answers 1…K]…`, where a mask lets an answer see the
-prompt and its own tokens only: one copy of the prompt's keys and values serves all K. What is
-drawn follows the model's own distribution at the temperature asked for; no setting that a
-checkpoint ships takes part.
+Each prompt is run once. Its K answers grow from it as a tree: answers that have drawn the same
+words so far share one node, which is computed once, and a mask lets a node see the prompt and its
+own ancestors only. One copy of the prompt's keys and values serves all K answers, and one copy of
+the instruction's serves the whole batch. What is drawn follows the model's own distribution at the
+temperature asked for; no setting that a checkpoint ships takes part.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from groundling.models.packing import (
+    KeyValue,
+    PackedAttention,
     Prompt,
     Row,
-    SharedPrefix,
     embed_rows,
     lay_out,
-    record_prefix,
+    record_shared,
     shared_length,
     visibility,
 )
 from groundling.models.qwen2vl import Qwen2VL
 
-_BLOCK = 16
-"""Steps' worth of room that a cache grows by."""
+_ROOM = 16
+"""Columns that a buffer of keys and values grows by."""
 
 _THIN = 0.7
 """A batch drops its finished prompts once fewer than this share of its rows still grow."""
@@ -49,47 +49,72 @@ class Drawn:
     logprob: float | None
 
 
-class GrowingCache:
-    """Keys and values of B rows, kept in one buffer a layer that grows by blocks, not by steps."""
+class TreeAttention:
+    """Attention of the newest nodes of B trees over their prompt and their ancestors.
 
-    def __init__(self, prefix: SharedPrefix, room: int) -> None:
-        self._prefix = prefix
-        self._room = room
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._filled: list[int] = []
+    A buffer a layer holds each row's own keys and values, (B, heads, columns, head size): the
+    prompt's, then one block of columns a step. `shared` comes before them, the same for all rows.
+    """
 
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append (B, heads, T, head size) to a layer and return all that it holds."""
-        if layer == len(self._buffers):
-            self._start(key, value)
-        start = self._filled[layer]
-        end = start + key.shape[2]
-        if end > self._buffers[layer][0].shape[2]:
-            first, second = (_longer(part, end + self._room) for part in self._buffers[layer])
-            self._buffers[layer] = (first, second)
-        keys, values = self._buffers[layer]
-        keys[:, :, start:end] = key
-        values[:, :, start:end] = value
-        self._filled[layer] = end
-        return keys[:, :, :end], values[:, :, :end]
+    def __init__(self, shared: Sequence[KeyValue], own: Sequence[KeyValue]) -> None:
+        self._shared = [
+            (key[0].permute(1, 2, 0), value[0].transpose(0, 1)) for key, value in shared
+        ]
+        self._buffers = [(_roomy(key), _roomy(value)) for key, value in own]
+        self._filled = own[0][0].shape[1]
+
+    def grow(
+        self, rows: torch.Tensor, slots: torch.Tensor, width: int, mask: torch.Tensor | None
+    ) -> None:
+        """Make room for a step: N nodes, the n-th in slot slots[n] < width of row rows[n].
+
+        `mask` (B, width, columns) is true where a slot may look; None lets all see everything.
+        """
+        self._rows, self._slots, self._width, self._mask = rows, slots, width, mask
+        self._start, self._filled = self._filled, self._filled + width
+        if self._filled > self._buffers[0][0].shape[2]:
+            self._buffers = [
+                (_longer(keys, self._filled + _ROOM), _longer(values, self._filled + _ROOM))
+                for keys, values in self._buffers
+            ]
 
     def keep(self, rows: torch.Tensor) -> None:
         """Keep only the given rows, in that order."""
         self._buffers = [(keys[rows], values[rows]) for keys, values in self._buffers]
 
-    def _start(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        rows, heads, width, size = key.shape
-        shared = self._prefix.length
-        layer = len(self._buffers)
-        keys, values = (
-            part.new_empty(rows, heads, shared + width + self._room, size) for part in (key, value)
-        )
-        if shared:
-            keys[:, :, :shared], values[:, :, :shared] = self._prefix.layers[layer]
-        self._buffers.append((keys, values))
-        self._filled.append(shared)
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """The `qwen2vl.Attention` of one step: all arguments (1, N, heads, head size)."""
+        keys, values = self._buffers[layer]
+        keys[self._rows, :, self._start + self._slots] = key[0]
+        values[self._rows, :, self._start + self._slots] = value[0]
+        count, heads, _, size = keys.shape
+        asked = query.new_zeros(count, self._width, *query.shape[2:])
+        asked[self._rows, self._slots] = query[0]
+        asked = asked.unflatten(2, (heads, -1)).transpose(1, 2) * size**-0.5
+        weights = asked.flatten(2, 3) @ keys[:, :, : self._filled].transpose(2, 3)
+        if self._mask is not None:
+            per_slot = weights.view(count, heads, self._width, -1, self._filled)
+            per_slot.masked_fill_(~self._mask[:, None, :, None], -torch.inf)
+        mixed = self._mix(layer, asked.flatten(2, 3), weights, values[:, :, : self._filled])
+        mixed = mixed.view(count, heads, self._width, -1, size).transpose(1, 2).flatten(2, 3)
+        return mixed[self._rows, self._slots][None]
+
+    def _mix(
+        self, layer: int, asked: torch.Tensor, weights: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Softmax over the shared columns and the row's own, and the values so weighted."""
+        if not self._shared:
+            return weights.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+        keys, shared_values = self._shared[layer]
+        count, heads, queries, _ = asked.shape
+        together = asked.transpose(0, 1).flatten(1, 2)
+        first = (together @ keys).view(heads, count, queries, -1).transpose(0, 1)
+        shares = torch.cat([first, weights], dim=-1).softmax(-1, dtype=torch.float32)
+        first, weights = shares.to(values.dtype).split((keys.shape[-1], values.shape[2]), dim=-1)
+        mixed = first.transpose(0, 1).flatten(1, 2) @ shared_values
+        return mixed.view(heads, count, queries, -1).transpose(0, 1) + weights @ values
 
 
 class Noise:
@@ -110,36 +135,69 @@ class Noise:
 
 
 class _Answers:
-    """What the rows of a batch have drawn so far; rows that are all done leave the computation."""
+    """The B × K answers so far, and which of them still grow."""
 
     def __init__(self, rows: int, k: int, steps: int, end: int, device: torch.device) -> None:
-        self.tokens = torch.full((rows, k, steps), end, device=device)
-        self.logprobs = torch.zeros(rows, k, dtype=torch.float64, device=device)
-        self.ended = torch.zeros(rows, k, dtype=torch.bool, device=device)
-        self.growing = torch.arange(rows, device=device)
+        self.growing = torch.ones(rows, k, dtype=torch.bool, device=device)
+        self._tokens = torch.full((rows, k, steps), end, device=device)
+        self._logprobs = torch.zeros(rows, k, dtype=torch.float64, device=device)
         self._end = end
 
     def add(self, step: int, tokens: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
-        """Take tokens (b, K) of the growing rows; return which of those rows still grow, (b,)."""
-        rows = self.growing
-        open_ = ~self.ended[rows]
-        self.tokens[rows, :, step] = torch.where(open_, tokens, self._end)
-        self.logprobs[rows] += torch.where(open_, logprobs.double(), 0.0)
-        self.ended[rows] |= tokens == self._end
-        return ~self.ended[rows].all(dim=1)
+        """Take one token for each growing answer, (A,); return which of those grow on, (A,)."""
+        rows, samples = self.growing.nonzero(as_tuple=True)
+        self._tokens[rows, samples, step] = tokens
+        self._logprobs[rows, samples] += logprobs.double()
+        on = tokens != self._end
+        self.growing[rows, samples] = on
+        return on
 
     def result(self) -> list[list[Drawn]]:
-        """The answers, in the order of the prompts."""
-        tokens, logprobs, ended = (
-            part.tolist() for part in (self.tokens, self.logprobs, self.ended)
-        )
+        """The answers in order; those that never ended carry no log-probability."""
+        growing, logprobs = self.growing.tolist(), self._logprobs.tolist()
         return [
             [
-                Drawn(_until(row_tokens[k], self._end), row_logprobs[k] if row_ended[k] else None)
-                for k in range(len(row_tokens))
+                Drawn(_until(tokens, self._end), None if growing[row][k] else logprobs[row][k])
+                for k, tokens in enumerate(answers)
             ]
-            for row_tokens, row_logprobs, row_ended in zip(tokens, logprobs, ended, strict=True)
+            for row, answers in enumerate(self._tokens.tolist())
         ]
+
+
+@dataclass(slots=True)
+class _Frontier:
+    """The newest node of every tree, N in all, sorted by row.
+
+    rows: (N,) row of each. sees: (N, columns) which of the row's own columns it may look at.
+    following: (N,) position of the next token. holders: (A,) the node of each growing answer.
+    """
+
+    rows: torch.Tensor
+    sees: torch.Tensor
+    following: torch.Tensor
+    holders: torch.Tensor
+
+    def branch(self, tokens: torch.Tensor, on: torch.Tensor, vocabulary: int) -> torch.Tensor:
+        """Move on by the tokens (A,) of the growing answers; return the new nodes' tokens.
+
+        Answers at one node that drew the same token stay together.
+        """
+        drawn = (self.holders * vocabulary + tokens)[on]
+        branches, self.holders = torch.unique(drawn, return_inverse=True)
+        parents = branches // vocabulary
+        self.rows, self.sees = self.rows[parents], self.sees[parents]
+        self.following = self.following[parents] + 1
+        return branches % vocabulary
+
+    def take_columns(self) -> tuple[torch.Tensor, int]:
+        """Give every node a column of its own; return their slots (N,) and the columns taken."""
+        places = torch.arange(len(self.rows), device=self.rows.device)
+        slots = places - torch.searchsorted(self.rows, self.rows)
+        width = int(slots.max()) + 1
+        own = torch.zeros(len(places), width, dtype=torch.bool, device=slots.device)
+        own[places, slots] = True
+        self.sees = torch.cat([self.sees, own], dim=1)
+        return slots, width
 
 
 def draw(
@@ -153,78 +211,92 @@ def draw(
     """Draw K answers of at most `steps` tokens to each of B prompts, by `noise` (B, K, steps).
 
     `noise` None takes the likeliest token each time (one answer a prompt). `end` is the id of the
-    token that ends an answer; it counts as one of the `steps`.
+    token that ends an answer; it counts as one of the `steps`. To be called without gradients.
     """
     k = 1 if noise is None else noise.shape[1]
     uniforms = None if noise is None else torch.from_numpy(noise).to(model.device)
     answers = _Answers(len(prompts), k, steps, end, model.device)
-    shared = shared_length(prompts)
-    layout = lay_out([Row(prompt, ()) for prompt in prompts], shared)
-    cache = GrowingCache(record_prefix(model, prompts, shared), _BLOCK * k)
-    hidden = model.run(
-        embed_rows(model, layout.ids.to(model.device), prompts, shared),
-        layout.positions.to(model.device),
-        visibility(layout, shared, apart=False).to(model.device),
-        cache,
-    )
-    last = hidden[torch.arange(len(prompts)), layout.ends.to(model.device)]
-    logits = model.logits(last)[:, None].expand(-1, k, -1)
-    held = shared + layout.ids.shape[1]
-    sees = _prompt_columns(layout.ends, shared, held).to(model.device)
-    following = layout.positions.amax(dim=(0, 2)).to(model.device) + 1
+    logits, attention, frontier = _run_prompts(model, prompts, k)
+    rows_held = len(prompts)
     for step in range(steps):
-        drawn = None if uniforms is None else uniforms[answers.growing, :, step]
-        tokens, logprobs = _choose(logits.float(), drawn, temperature)
-        growing = answers.add(step, tokens, logprobs)
-        alive = int(growing.sum())
-        if alive == 0 or step + 1 == steps:
+        drawn = None if uniforms is None else uniforms[:, :, step][answers.growing]
+        tokens, logprobs = _choose(logits.float(), frontier.holders, drawn, temperature)
+        on = answers.add(step, tokens, logprobs)
+        if step + 1 == steps or not bool(on.any()):
             break
-        if alive < _THIN * len(growing):
-            rows = growing.nonzero()[:, 0]
-            cache.keep(rows)
-            tokens, sees, following = tokens[rows], sees[rows], following[rows]
-            answers.growing = answers.growing[rows]
-        positions = (following + step)[None, :, None].expand(3, -1, k)
-        mask = _step_mask(sees, step + 1, k)
-        logits = model.logits(model.run(model.embed(tokens), positions, mask, cache))
+        tokens = frontier.branch(tokens, on, logits.shape[-1])
+        alive = torch.unique(frontier.rows)
+        if len(alive) < _THIN * rows_held:
+            attention.keep(alive)
+            frontier.rows = torch.searchsorted(alive, frontier.rows)
+            rows_held = len(alive)
+        positions = frontier.following.expand(3, 1, -1)
+        slots, width = frontier.take_columns()
+        mask = _step_mask(frontier, slots, width, rows_held)
+        attention.grow(frontier.rows, slots, width, mask)
+        logits = model.logits(model.run(model.embed(tokens[None]), positions, attention))[0]
     return answers.result()
 
 
-def _choose(
-    logits: torch.Tensor, uniforms: torch.Tensor | None, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token of each answer and its log-probability at temperature 1: twice (b, K).
+def _run_prompts(
+    model: Qwen2VL, prompts: Sequence[Prompt], k: int
+) -> tuple[torch.Tensor, TreeAttention, _Frontier]:
+    """The logits (B, V) after each prompt, and the trees' roots."""
+    shared = shared_length(prompts)
+    layout = lay_out([Row(prompt, ()) for prompt in prompts], shared).to(model.device)
+    beginning = record_shared(model, prompts, shared)
+    mask = visibility(layout, shared, apart=False)
+    attention = PackedAttention(beginning, mask, layout.kept, recording=True)
+    embeddings = embed_rows(model, layout.ids, prompts, shared)
+    hidden = model.run(embeddings, layout.positions, attention, layout.kept)
+    rows = torch.arange(len(prompts), device=model.device)
+    frontier = _Frontier(
+        rows=rows,
+        sees=layout.segments == 0,
+        following=layout.positions.amax(dim=(0, 2)),
+        holders=rows.repeat_interleave(k),
+    )
+    return model.logits(hidden[:, 0]), TreeAttention(beginning, attention.recorded), frontier
 
-    Draws invert the distribution function of softmax(logits / temperature) at `uniforms` (b, K).
+
+def _choose(
+    logits: torch.Tensor, holders: torch.Tensor, uniforms: torch.Tensor | None, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token of each of A answers and its log-probability at temperature 1: twice (A,).
+
+    `logits` (N, V) are those of the nodes that `holders` (A,) names. Draws invert the distribution
+    function of softmax(logits / temperature) at `uniforms` (A,).
     """
     if uniforms is None:
-        tokens = logits.argmax(dim=-1)
+        tokens = logits.argmax(dim=-1)[holders]
     else:
         peak = logits.amax(dim=-1, keepdim=True)
         mass = ((logits - peak).double() / temperature).exp().cumsum(dim=-1)
-        goal = uniforms[..., None] * mass[..., -1:]
-        tokens = torch.searchsorted(mass, goal, right=True)[..., 0].clamp(max=mass.shape[-1] - 1)
-    chosen = logits.gather(-1, tokens[..., None])[..., 0]
-    return tokens, chosen - logits.logsumexp(dim=-1)
+        goal = uniforms[:, None] * mass[holders, -1:]
+        tokens = torch.searchsorted(mass[holders], goal, right=True)[:, 0]
+        tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logits[holders, tokens] - logits.logsumexp(dim=-1)[holders]
 
 
-def _prompt_columns(ends: torch.Tensor, shared: int, held: int) -> torch.Tensor:
-    """Which of the `held` cached columns are a row's prompt and not padding: (B, held)."""
-    return torch.arange(held)[None, :] <= shared + ends[:, None]
-
-
-def _step_mask(sees: torch.Tensor, step: int, k: int) -> torch.Tensor | None:
-    """The mask (b, 1, K, held + step · K) of K new tokens; None where each may see everything."""
-    if k == 1 and bool(sees.all()):
+def _step_mask(
+    frontier: _Frontier, slots: torch.Tensor, width: int, rows: int
+) -> torch.Tensor | None:
+    """What each slot may see, (rows, width, columns); None where one node a row sees everything."""
+    if width == 1 and len(slots) == rows and bool(frontier.sees.all()):
         return None
-    own = torch.eye(k, dtype=torch.bool, device=sees.device).repeat(1, step)
-    rows = len(sees)
-    prompt = sees[:, None, :].expand(rows, k, -1)
-    return torch.cat([prompt, own.expand(rows, -1, -1)], dim=2)[:, None]
+    mask = frontier.sees.new_zeros(rows, width, frontier.sees.shape[1])
+    mask[frontier.rows, slots] = frontier.sees
+    return mask
+
+
+def _roomy(part: torch.Tensor) -> torch.Tensor:
+    """Keys or values (B, T, heads, head size) as (B, heads, T and more, head size)."""
+    return _longer(part.transpose(1, 2), part.shape[1] + _ROOM)
 
 
 def _longer(part: torch.Tensor, length: int) -> torch.Tensor:
-    longer = part.new_empty(*part.shape[:2], length, part.shape[3])
+    """The same with more columns, zero until they are written: what a mask hides must be finite."""
+    longer = part.new_zeros(*part.shape[:2], length, part.shape[3])
     longer[:, :, : part.shape[2]] = part
     return longer
 

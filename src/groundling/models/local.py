@@ -87,8 +87,6 @@ class LocalWriter:
         self._known_names = known_names
         self._batch_size = resources.batch_size
         self._checkpointing = resources.checkpointing
-        if resources.checkpointing:
-            _checkpoint_layers(base)
 
     @classmethod
     def from_parts(
@@ -225,7 +223,7 @@ class LocalWriter:
 
         Raises ImageError where a picture cannot be read.
         """
-        logprobs, _ = self._answer_logprobs(self._rows(batch))
+        logprobs, _ = answer_logprobs(self._net, self._rows(batch), self._checkpointing)
         return sft_loss(logprobs)
 
     def dpo_loss(self, batch: Sequence[Preference], beta: float) -> torch.Tensor:
@@ -233,20 +231,11 @@ class LocalWriter:
 
         The reference is what the examples carry. Raises ImageError where a picture cannot be read.
         """
-        logprobs, owners = self._answer_logprobs(self._rows(batch))
+        logprobs, owners = answer_logprobs(self._net, self._rows(batch), self._checkpointing)
         chosen, rejected = sum_by_answer(logprobs, owners, 2 * len(batch)).view(-1, 2).unbind(1)
         reference = [(example.ref_chosen_logp, example.ref_rejected_logp) for example in batch]
         ref_chosen, ref_rejected = logprobs.new_tensor(reference).unbind(1)
         return dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
-
-    def _answer_logprobs(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self._checkpointing:
-            return answer_logprobs(self._net, rows)
-        self.model.train()  # transformers checkpoints in training mode only; nothing here drops out
-        try:
-            return answer_logprobs(self._net, rows, share=False)
-        finally:
-            self.model.eval()
 
     def _rows(self, examples: Sequence[Demonstration | Preference]) -> list[Row]:
         images = self._features.get(example.query.image for example in examples)
@@ -319,12 +308,6 @@ def read_known_names(path: Path) -> frozenset[tuple[str, EntityType]] | None:
         return frozenset((str(name), parse_entity_type(type)) for name, type in entries)
     except (ValueError, TypeError, AttributeError, InputError) as fault:
         raise DataError(path, f"wanted a JSON list of [name, type]: {fault}") from fault
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Recompute layers in the backward pass; transformers 5.23 renamed the switch."""
-    newer = getattr(model, "activation_checkpointing_enable", None)
-    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -11,17 +11,20 @@ a token's states depend only on what it may look at and on its position.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from operator import add
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import scaled_dot_product_attention
 
 from groundling.losses import token_logprobs
 from groundling.models.qwen2vl import ImageTokens, Qwen2VL, prompt_positions
 
 TokenIds = tuple[int, ...]
+KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,50 +54,78 @@ class Layout:
     """Rows as arrays, the tokens they share left out.
 
     ids, segments: (B, T); segment 0 is the prompt, 1… its answers, −1 padding. positions:
-    (3, B, T). ends: (B,) the column of each prompt's last token. sources, targets, owners: (N,)
-    one entry per answer token: the flat place (row · T + column) whose state predicts it, its id,
-    and its answer (row · answers + index).
+    (3, B, T). kept: (B, R) the columns whose last states are wanted, from each prompt's last token
+    on. sources, targets, owners: (N,) one entry per answer token: the place among the kept states
+    (row · R + index) that predicts it, its id, and its answer (row · answers + index).
     """
 
     ids: torch.Tensor
     segments: torch.Tensor
     positions: torch.Tensor
-    ends: torch.Tensor
+    kept: torch.Tensor
     sources: torch.Tensor
     targets: torch.Tensor
     owners: torch.Tensor
 
+    def to(self, device: torch.device) -> Layout:
+        """The same layout on a device."""
+        return Layout(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-class SharedPrefix:
-    """Keys and values of tokens that every row begins with: recorded once, served to all rows.
 
-    Gradients flow back through it. It must not be combined with gradient checkpointing, which
-    would run the layers again and record twice.
+class PackedAttention:
+    """Attention within laid-out rows, which may all follow one shared beginning.
+
+    `shared` holds that beginning's keys and values, layer by layer, each (1, P, heads, head size);
+    gradients flow back into it. `mask` (B or 1, 1, T, P + T) is true where a token may look;
+    `kept` (B, R) names the columns that ask in the last layer. With `recording`, each layer's own
+    keys and values are kept in `recorded`.
     """
 
-    def __init__(self) -> None:
-        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._recording = True
+    def __init__(
+        self,
+        shared: Sequence[KeyValue] = (),
+        mask: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+        recording: bool = False,
+    ) -> None:
+        self.recorded: list[KeyValue] = []
+        self._shared = shared
+        self._recording = recording
+        self._mask = mask
+        self._kept_mask = mask
+        if mask is not None and kept is not None:
+            rows = torch.arange(len(kept), device=kept.device)[:, None]
+            self._kept_mask = mask.expand(len(kept), -1, -1, -1)[rows, 0, kept][:, None]
 
-    @property
-    def length(self) -> int:
-        """Tokens held; 0 before the recording pass."""
-        return self.layers[0][0].shape[2] if self.layers else 0
-
-    def seal(self) -> None:
-        """End the recording; from now on every update is served and kept nowhere."""
-        self._recording = False
-
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Record, or return the shared keys and values followed by the row's own."""
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """The `qwen2vl.Attention` of these rows."""
         if self._recording:
-            self.layers.append((key, value))
-            return key, value
-        shared = (part.expand(len(key), -1, -1, -1) for part in self.layers[layer])
-        first, second = shared
-        return torch.cat([first, key], dim=2), torch.cat([second, value], dim=2)
+            self.recorded.append((key, value))
+        mask = self._mask if query.shape[1] == key.shape[1] else self._kept_mask
+        if self._shared:
+            first, second = (part.expand(len(key), -1, -1, -1) for part in self._shared[layer])
+            key, value = torch.cat([first, key], dim=1), torch.cat([second, value], dim=1)
+        groups = query.shape[2] // key.shape[2]
+        if groups > 1:
+            key, value = (part.repeat_interleave(groups, dim=2) for part in (key, value))
+        mixed = scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=mask is None,
+        )
+        return mixed.transpose(1, 2)
+
+
+class _AnswerTokens(NamedTuple):
+    """The last three fields of a Layout, as they grow."""
+
+    sources: list[int]
+    targets: list[int]
+    owners: list[int]
 
 
 def shared_length(prompts: Sequence[Prompt]) -> int:
@@ -113,38 +144,34 @@ def lay_out(rows: Sequence[Row], shared: int) -> Layout:
     An answer's end token is predicted but never read, so it is a target and takes no place.
     """
     answers = max(len(row.answers) for row in rows)
-    spans = [
-        len(row.prompt.ids) - shared + sum(len(answer) - 1 for answer in row.answers)
-        for row in rows
-    ]
-    count, width = len(rows), max(spans)
+    prompts = [len(row.prompt.ids) - shared for row in rows]
+    reads = [sum(len(answer) - 1 for answer in row.answers) for row in rows]
+    count, width = len(rows), max(map(add, prompts, reads))
+    most_kept = max(reads) + 1
     ids = np.zeros((count, width), dtype=np.int64)
     segments = np.full((count, width), -1, dtype=np.int64)
     positions = np.zeros((3, count, width), dtype=np.int64)
-    ends = np.empty(count, dtype=np.int64)
-    sources: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    for place, row in enumerate(rows):
-        at = len(row.prompt.ids) - shared
-        ids[place, :at] = row.prompt.ids[shared:]
-        segments[place, :at] = 0
+    tokens = _AnswerTokens([], [], [])
+    for place, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         where = row.prompt.positions
-        positions[:, place, :at] = where[:, shared:]
+        ids[place, :prompt] = row.prompt.ids[shared:]
+        segments[place, :prompt] = 0
+        positions[:, place, :prompt] = where[:, shared:]
         following = int(where.max()) + 1
-        end = ends[place] = at - 1
+        at = prompt
         for index, answer in enumerate(row.answers):
-            read = len(answer) - 1
-            ids[place, at : at + read] = answer[:-1]
-            segments[place, at : at + read] = index + 1
-            positions[:, place, at : at + read] = np.arange(following, following + read)
-            base = place * width
-            sources += [base + int(end), *range(base + at, base + at + read)]
-            targets += answer
-            owners += [place * answers + index] * len(answer)
-            at += read
-    arrays = (ids, segments, positions, ends, *map(np.asarray, (sources, targets, owners)))
-    return Layout(*(torch.from_numpy(array.astype(np.int64, copy=False)) for array in arrays))
+            end = at + len(answer) - 1
+            ids[place, at:end] = answer[:-1]
+            segments[place, at:end] = index + 1
+            positions[:, place, at:end] = np.arange(following, following + end - at)
+            first = place * most_kept + at - prompt + 1
+            tokens.sources += [place * most_kept, *range(first, first + end - at)]
+            tokens.targets += answer
+            tokens.owners += [place * answers + index] * len(answer)
+            at = end
+    kept = np.asarray(prompts)[:, None] - 1 + np.arange(most_kept)
+    arrays = (ids, segments, positions, np.minimum(kept, width - 1), *tokens)
+    return Layout(*(torch.from_numpy(np.asarray(array, dtype=np.int64)) for array in arrays))
 
 
 def visibility(layout: Layout, shared: int, apart: bool) -> torch.Tensor:
@@ -154,25 +181,26 @@ def visibility(layout: Layout, shared: int, apart: bool) -> torch.Tensor:
     `apart` also hides the answers of a row from one another.
     """
     width = layout.ids.shape[1]
-    causal = torch.ones(width, shared + width, dtype=torch.bool).tril(shared)
+    device = layout.ids.device
+    causal = torch.ones(width, shared + width, dtype=torch.bool, device=device).tril(shared)
     if not apart:
         return causal[None, None]
     own = layout.segments[:, :, None] == layout.segments[:, None, :]
     prompt = layout.segments[:, None, :] == 0
     near = (own | prompt) & causal[:, shared:]
-    before = torch.ones(len(near), width, shared, dtype=torch.bool)
+    before = torch.ones(len(near), width, shared, dtype=torch.bool, device=device)
     return torch.cat([before, near], dim=2)[:, None]
 
 
-def record_prefix(model: Qwen2VL, prompts: Sequence[Prompt], shared: int) -> SharedPrefix:
-    """Run the first `shared` tokens of the prompts once, and keep their keys and values."""
-    prefix = SharedPrefix()
-    if shared:
-        ids = torch.tensor([prompts[0].ids[:shared]], device=model.device)
-        positions = torch.arange(shared, device=model.device).expand(3, 1, shared)
-        model.run(model.embed(ids), positions, None, prefix)
-    prefix.seal()
-    return prefix
+def record_shared(model: Qwen2VL, prompts: Sequence[Prompt], shared: int) -> list[KeyValue]:
+    """Run the first `shared` tokens of the prompts once; their keys and values, layer by layer."""
+    if not shared:
+        return []
+    attention = PackedAttention(recording=True)
+    ids = torch.tensor([prompts[0].ids[:shared]], device=model.device)
+    positions = torch.arange(shared, device=model.device).expand(3, 1, shared)
+    model.run(model.embed(ids), positions, attention)
+    return attention.recorded
 
 
 def embed_rows(
@@ -191,26 +219,23 @@ def embed_rows(
 
 
 def answer_logprobs(
-    model: Qwen2VL, rows: Sequence[Row], share: bool = True
+    model: Qwen2VL, rows: Sequence[Row], checkpointing: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log π of every answer token, (N,), and the answer it belongs to, (N,): row · answers + index.
 
-    `share` False computes the common beginning of the prompts in every row; needed under gradient
-    checkpointing.
+    `checkpointing` trades time for memory in the backward pass.
     """
     prompts = [row.prompt for row in rows]
-    shared = shared_length(prompts) if share else 0
-    layout = lay_out(rows, shared)
+    shared = shared_length(prompts)
+    layout = lay_out(rows, shared).to(model.device)
     apart = any(len(row.answers) > 1 for row in rows)
-    prefix = record_prefix(model, prompts, shared)
-    embeddings = embed_rows(model, layout.ids.to(model.device), prompts, shared)
-    mask = visibility(layout, shared, apart).to(model.device)
-    hidden = model.run(
-        embeddings, layout.positions.to(model.device), mask, prefix if shared else None
+    attention = PackedAttention(
+        record_shared(model, prompts, shared), visibility(layout, shared, apart), layout.kept
     )
-    predicting = hidden.flatten(0, 1)[layout.sources.to(model.device)]
-    logprobs = token_logprobs(model.logits(predicting), layout.targets.to(model.device))
-    return logprobs, layout.owners.to(model.device)
+    embeddings = embed_rows(model, layout.ids, prompts, shared)
+    hidden = model.run(embeddings, layout.positions, attention, layout.kept, checkpointing)
+    predicting = hidden.flatten(0, 1)[layout.sources]
+    return token_logprobs(model.logits(predicting), layout.targets), layout.owners
 
 
 def sum_by_answer(logprobs: torch.Tensor, owners: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,16 +1,17 @@
 """What is particular to the Qwen2-VL family: its pixels, its vision tower, its positions.
 
 A shared module, no backend: it turns pictures into image tokens and runs the language model on
-embeddings that the caller lays out. Everything here equals the stock forward pass of transformers
-and is tested against it; the vision tower is batched over pictures of one size, which the stock
-one attends to one at a time where FlashAttention is absent.
+tokens that the caller lays out, with an attention that the caller brings. The layers, and so the
+adapter inside them, are those of transformers; only the order of work is ours. Everything here
+equals the stock forward pass and is tested against it. The vision tower is batched over pictures
+of one size, which the stock one attends to one at a time where FlashAttention is absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen2_vl import processing_qwen2_vl
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
@@ -61,13 +63,17 @@ class ImageTokens:
     grid: tuple[int, int]
 
 
-class KeyValues(Protocol):
-    """What the attention layers ask of a cache."""
+class Attention(Protocol):
+    """Lets tokens look at one another; it alone knows which tokens are whose."""
 
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *extra: Any, **options: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add keys and values (B, heads, T, head size) of a layer; return all it should see."""
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Attend in layer number `layer`; each argument (B, T, its heads, head size).
+
+        In the last layer the queries may be fewer than the keys: the kept columns. Returns the
+        mixed values in the shape of the queries.
+        """
         ...
 
 
@@ -135,12 +141,18 @@ class Qwen2VL:
             raise InputError(
                 "sliding-window attention is not supported; load a full-attention model"
             )
+        rotary = model.config.text_config.rope_parameters
+        if rotary.get("rope_type", "default") in ("dynamic", "longrope"):
+            raise InputError("rotary frequencies that change with length are not supported")
+        sections = torch.tensor(rotary["mrope_section"])
         self._language = model.model.language_model
         self._visual = model.model.visual
         self._head = model.lm_head
         self.rules = rules
         self.device: torch.device = self._language.embed_tokens.weight.device
         self.dtype: torch.dtype = self._language.embed_tokens.weight.dtype
+        axes = torch.arange(len(sections)) % 3
+        self._axes = torch.repeat_interleave(axes, sections).to(self.device)
 
     @torch.no_grad()
     def look(self, pictures: Sequence[Image.Image]) -> list[ImageTokens]:
@@ -175,13 +187,13 @@ class Qwen2VL:
         return merged.view(len(patches), -1, merged.shape[-1])
 
     def _vision_rotation(self, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine (S, head size) of the tower's rotary embedding, in merged-block order."""
+        """Cosine and sine (S, 1, head size) of the tower's rotary embedding, in merged-block order."""
         merge = self.rules.merge
         rows, columns = (torch.arange(side * merge, device=self.device) for side in grid)
         places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
         places = places.view(grid[0], merge, grid[1], merge, 2).transpose(1, 2).reshape(-1, 2)
         angles = (places[..., None] * self._visual.rotary_pos_emb.inv_freq.float()).flatten(1)
-        angles = torch.cat([angles, angles], dim=-1)
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
         return angles.cos(), angles.sin()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
@@ -192,26 +204,77 @@ class Qwen2VL:
         self,
         embeddings: torch.Tensor,
         positions: torch.Tensor,
-        mask: torch.Tensor | None,
-        cache: KeyValues | None = None,
+        attention: Attention,
+        kept: torch.Tensor | None = None,
+        checkpointing: bool = False,
     ) -> torch.Tensor:
-        """Last hidden states (B, T, hidden) of embeddings at M-RoPE positions (3, B, T).
+        """Last hidden states of embeddings (B, T, hidden) at M-RoPE positions (3, B, T).
 
-        `mask` (B or 1, 1, T, T and what the cache holds) is true where a token may look; None is
-        plain causal attention, or everything where T is 1.
+        `kept` (B, R) names the columns whose states are wanted: the last layer computes no
+        others, and (B, R, hidden) comes back. `checkpointing` recomputes each layer in the
+        backward pass instead of storing it; `attention` must then keep nothing.
         """
-        output = self._language(
-            inputs_embeds=embeddings,
-            position_ids=positions,
-            attention_mask={"full_attention": mask},
-            past_key_values=cache,
-            use_cache=cache is not None,
+        turn = self._rotation(positions)
+        states = embeddings
+        last = len(self._language.layers) - 1
+        for index, layer in enumerate(self._language.layers):
+            block = partial(_block, layer, index, attention, kept if index == last else None)
+            states = (
+                checkpoint(block, states, turn, use_reentrant=False)
+                if checkpointing
+                else block(states, turn)
+            )
+        return cast(torch.Tensor, self._language.norm(states))
+
+    def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine (B, T, 1, head size) of M-RoPE positions (3, B, T).
+
+        Each frequency turns with the axis (time, row or column) that its section names.
+        """
+        rotary = self._language.rotary_emb
+        angles = positions[..., None].float() * rotary.inv_freq.float()
+        angles = torch.where(self._axes == 0, angles[0], torch.where(self._axes == 1, *angles[1:]))
+        angles = torch.cat([angles, angles], dim=-1)[:, :, None]
+        cosine, sine = (
+            angles.cos() * rotary.attention_scaling,
+            angles.sin() * rotary.attention_scaling,
         )
-        return cast(torch.Tensor, output.last_hidden_state)
+        return cosine.to(self.dtype), sine.to(self.dtype)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (…, hidden) to vocabulary logits (…, V), in the model's precision."""
         return cast(torch.Tensor, self._head(hidden))
+
+
+def _block(
+    layer: Any,
+    index: int,
+    attention: Attention,
+    kept: torch.Tensor | None,
+    states: torch.Tensor,
+    turn: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """One decoder layer on (B, T, hidden); only the `kept` columns (B, R) go past its keys."""
+    parts = layer.self_attn
+    seen = layer.input_layernorm(states)
+    key = _rotate(_heads(parts.k_proj(seen), parts.head_dim), turn)
+    value = _heads(parts.v_proj(seen), parts.head_dim)
+    if kept is not None:
+        rows = torch.arange(len(kept), device=kept.device)[:, None]
+        seen, states, turn = seen[rows, kept], states[rows, kept], _at(turn, rows, kept)
+    query = _rotate(_heads(parts.q_proj(seen), parts.head_dim), turn)
+    states = states + parts.o_proj(attention(index, query, key, value).flatten(2))
+    return cast(torch.Tensor, states + layer.mlp(layer.post_attention_layernorm(states)))
+
+
+def _heads(projected: torch.Tensor, size: int) -> torch.Tensor:
+    return projected.unflatten(-1, (-1, size))
+
+
+def _at(
+    turn: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor, kept: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return turn[0][rows, kept], turn[1][rows, kept]
 
 
 def _vision_attention(
@@ -219,17 +282,16 @@ def _vision_attention(
 ) -> torch.Tensor:
     count, length, width = states.shape
     parts = layer.qkv(states).view(count, length, 3, layer.num_heads, -1)
-    query, key, value = parts.permute(2, 0, 3, 1, 4)
-    seen = scaled_dot_product_attention(_rotate(query, turn), _rotate(key, turn), value)
-    return cast(torch.Tensor, layer.proj(seen.transpose(1, 2).reshape(count, length, width)))
+    query, key, value = parts.unbind(2)
+    query, key = (_rotate(part.float(), turn).to(part.dtype) for part in (query, key))
+    mixed = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
+    return cast(torch.Tensor, layer.proj(mixed.transpose(1, 2).reshape(count, length, width)))
 
 
 def _rotate(vectors: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn vectors (N, heads, S, head size) by their place, in float32 like the stock tower."""
-    cosine, sine = turn
-    first, second = vectors.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (vectors.float() * cosine + turned * sine).to(vectors.dtype)
+    """Turn vectors (…, heads, head size) by cosine and sine (…, 1, head size)."""
+    first, second = vectors.chunk(2, dim=-1)
+    return vectors * turn[0] + torch.cat([-second, first], dim=-1) * turn[1]
 
 
 @lru_cache(maxsize=4096)

@@ -196,9 +196,7 @@ def _judge_entity(query_id: str, entity: Entity, answer: Prediction | None) -> J
     if answer is not None:
         right = link_agrees(answer.box, entity.boxes, strict=True)
         largest = entity.largest_box
-        right_largest = right and link_agrees(
-            answer.box, () if largest is None else (largest,), strict=True
-        )
+        right_largest = link_agrees(answer.box, () if largest is None else (largest,), strict=True)
     return Judgement(
         query_id, entity.type, entity.groundable, answer is not None, right, right_largest
     )
