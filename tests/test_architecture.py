@@ -19,7 +19,8 @@ GROUPS = {
     "errors": "errors",
     "records": "records",
     **dict.fromkeys(
-        ("atomic", "config", "images", "progress", "provenance", "rundir", "settings"), "ground"
+        ("atomic", "config", "drawing", "images", "progress", "provenance", "rundir", "settings"),
+        "ground",
     ),
     **dict.fromkeys(("losses", "metrics", "preferences", "prompts", "rewards"), "steps"),
     **dict.fromkeys(("data", "scoring", "models", "toyworld", "cli", "server"), None),
@@ -32,6 +33,7 @@ GROUPS = {
             "corpus",
             "experts",
             "export",
+            "ground",
             "isr",
             "refineg",
             "report",

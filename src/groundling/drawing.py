@@ -39,6 +39,8 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _DARK: Colour = (0, 0, 0)
 _LIGHT: Colour = (255, 255, 255)
 _LEAST_FONT_PX = 11
+_MARGIN_PX = 3
+_SPACING_PX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ def draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     for mark, colour in coloured:
         others = [_frame(m.box, canvas.size) for m in marks if m is not mark]
         text = _wrapped(mark.label, font, max(canvas.width // 2, 12 * font_px))
-        place = _label_place(pen, text, font, _frame(mark.box, canvas.size), taken, others)
+        size = _label_size(pen, text, font)
+        frame = _frame(mark.box, canvas.size)
+        place = _label_place(size, canvas.size, frame, taken, others)
         _label(pen, place, text, font, colour)
         taken.append(place)
     return canvas
@@ -152,33 +156,35 @@ def _wrapped(text: str, font: Font, width_px: int) -> str:
     return "\n".join(lines)
 
 
+def _label_size(pen: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[int, int]:
+    x1, y1, x2, y2 = pen.multiline_textbbox((0, 0), text, font=font, spacing=_SPACING_PX)
+    return round(x2 - x1) + 2 * _MARGIN_PX, round(y2 - y1) + 2 * _MARGIN_PX
+
+
 def _label_place(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    font: Font,
+    size: tuple[int, int],
+    picture: tuple[int, int],
     frame: Place,
     taken: Sequence[Place],
     others: Sequence[Place],
 ) -> Place:
-    """Where the label covers least: above, below or inside its frame, as near as it can be."""
-    margin = 3
-    x1, y1, x2, y2 = pen.multiline_textbbox((0, 0), text, font=font, spacing=2)
-    wide, high = round(x2 - x1) + 2 * margin, round(y2 - y1) + 2 * margin
-    picture = pen.im.size
+    """Where a label is nearest to its frame and covers least; clear of labels above all."""
+    wide, high = size
     left, top, right, bottom = frame
     corners = [
         (x, y)
-        for y in (top - high, bottom, top, bottom - high)
+        for y in (top - high, bottom, bottom - high, top)
         for x in (left, right - wide, (left + right - wide) // 2)
     ]
-    corners += [(x, y) for y in range(0, picture[1], high) for x in (left, 0, picture[0] - wide)]
-    places = [_inside(x, y, wide, high, picture) for x, y in corners]
+    corners += [(x, y) for x in (left - wide, right) for y in (top, bottom - high)]
+    steps = range(0, picture[1], max(1, high // 2))
+    corners += [(x, y) for y in steps for x in range(0, picture[0], max(1, wide // 4))]
+    places = dict.fromkeys(_inside(x, y, wide, high, picture) for x, y in corners)
 
-    def cost(place: Place) -> tuple[int, int]:
-        return (
-            sum(_shared(place, one) for one in taken),
-            sum(_shared(place, one) for one in others) + _shared(place, frame),
-        )
+    def cost(place: Place) -> float:
+        labels = sum(_shared(place, one) for one in taken)
+        boxes = sum(_shared(place, one) for one in others) + _shared(place, frame) / 2
+        return (20 * labels + 2 * boxes) / (wide * high) + 2 * _gap(place, frame) / max(picture)
 
     return min(places, key=cost)
 
@@ -196,8 +202,21 @@ def _shared(one: Place, other: Place) -> int:
     return max(0, wide) * max(0, high)
 
 
+def _gap(one: Place, other: Place) -> int:
+    """Pixels between two places, across and down together; 0 where they touch."""
+    across = max(one[0], other[0]) - min(one[2], other[2])
+    down = max(one[1], other[1]) - min(one[3], other[3])
+    return max(0, across) + max(0, down)
+
+
 def _label(pen: ImageDraw.ImageDraw, place: Place, text: str, font: Font, colour: Colour) -> None:
     left, top, right, bottom = place
     pen.rectangle((left, top, right - 1, bottom - 1), fill=colour, outline=_DARK)
-    x1, y1, *_ = pen.multiline_textbbox((0, 0), text, font=font, spacing=2)
-    pen.multiline_text((left + 3 - x1, top + 3 - y1), text, fill=_ink(colour), font=font, spacing=2)
+    x1, y1, *_ = pen.multiline_textbbox((0, 0), text, font=font, spacing=_SPACING_PX)
+    pen.multiline_text(
+        (left + _MARGIN_PX - x1, top + _MARGIN_PX - y1),
+        text,
+        fill=_ink(colour),
+        font=font,
+        spacing=_SPACING_PX,
+    )

@@ -187,8 +187,15 @@ def make_queries(image: str | Path, entities: Sequence[tuple[str, str]]) -> list
     for index, (name, type_) in enumerate(entities):
         if not name.strip():
             raise InputError(f"entity {index + 1} has no name; wanted a name and a type")
+        if not _is_text(name):
+            raise InputError(f"entity {name!r}: not Unicode text; wanted it in UTF-8")
         queries.append(Query(f"{image}#{index}", str(image), name, parse_entity_type(type_)))
     return queries
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be encoded: bytes of the command line that are no UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _chosen_round(run: Path) -> int:
@@ -200,10 +207,10 @@ def _chosen_round(run: Path) -> int:
         and (folder / "adapter_model.safetensors").is_file()
     }
     selected = _selected_round(run)
-    if selected is not None and selected not in found:
-        raise RunError(f"{run}: metrics.json selects round {selected}, which has no weights here")
     if not found:
         raise RunError(f"{run}: no writer's weights (writer/round-N); let the run get that far")
+    if selected is not None and selected not in found:
+        raise RunError(f"{run}: metrics.json selects round {selected}, which has no weights here")
     return max(found) if selected is None else selected
 
 

@@ -71,23 +71,21 @@ def round_prompts(count: int, size: int | None, seed: int, round_: int) -> list[
     """Indices of D_PL that round 1, 2, … asks: `size` of `count` (None: all), sorted.
 
     Rounds draw without replacement; when all are used up a new seeded order begins, so every
-    prompt is asked k times before any is asked k + 1 times.
+    prompt is asked k times before any is asked k + 1 times. No round asks a prompt twice: what a
+    round has asked already waits in the new order until the next round.
     """
     size = count if size is None else min(size, count)
-    first = (round_ - 1) * size
+    waiting: list[int] = []
     drawn: list[int] = []
-    for place in range(first, first + size):
-        lap, index = divmod(place, count)
-        drawn.append(_lap_order(count, seed, lap)[index])
+    lap = 0
+    for _ in range(round_):
+        drawn, waiting = waiting[:size], waiting[size:]
+        if len(drawn) < size:
+            order = np.random.default_rng([seed, 31, lap]).permutation(count).tolist()
+            lap += 1
+            asked = set(drawn)
+            fresh = [index for index in order if index not in asked][: size - len(drawn)]
+            drawn += fresh
+            taken = set(fresh)
+            waiting = [index for index in order if index not in taken]
     return sorted(drawn)
-
-
-def _lap_order(count: int, seed: int, lap: int) -> list[int]:
-    key = (count, seed, lap)
-    if key not in _ORDERS:
-        _ORDERS.clear()
-        _ORDERS[key] = np.random.default_rng([seed, 31, lap]).permutation(count).tolist()
-    return _ORDERS[key]
-
-
-_ORDERS: dict[tuple[int, int, int], list[int]] = {}

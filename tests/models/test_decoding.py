@@ -9,7 +9,7 @@ import torch
 from stock import inputs
 from transformers import GenerationConfig
 
-from groundling.models import decoding
+from groundling.models import decoding, tree
 from groundling.models.base import Demonstration
 from groundling.models.decoding import Drawn, Noise, draw
 
@@ -134,7 +134,28 @@ def test_noise_depends_on_seed_and_key_only():
 
 def test_the_cache_grows_past_its_first_block(writer, prompts, noise, monkeypatch):
     whole = run(writer, prompts, noise)
-    monkeypatch.setattr(decoding, "_ROOM", 1)
+    monkeypatch.setattr(tree, "_ROOM", 1)
     assert [[one.tokens for one in row] for row in run(writer, prompts, noise)] == [
         [one.tokens for one in row] for row in whole
     ]
+
+
+def test_prompts_and_common_beginnings_are_computed_once(writer, prompts, noise, monkeypatch):
+    """Four answers that draw alike cost what one answer costs."""
+    computed: list[int] = []
+    embed = writer._net.embed
+
+    def counting(ids):
+        computed.append(ids.numel())
+        return embed(ids)
+
+    monkeypatch.setattr(writer._net, "embed", counting)
+    run(writer, prompts, noise[:, :1])
+    one = sum(computed)
+    computed.clear()
+    alike = run(writer, prompts, noise[:, :1].repeat(4, axis=1))
+    assert sum(computed) == one
+    assert all(len(set(row)) == 1 for row in alike)
+    computed.clear()
+    run(writer, prompts, noise)
+    assert sum(computed) > one

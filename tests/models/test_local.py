@@ -12,7 +12,8 @@ from transformers import GenerationConfig
 
 from groundling.errors import DataError, ImageError, InputError
 from groundling.models.base import GREEDY, Demonstration, Preference, Sampling
-from groundling.models.local import LocalWriter, Resources, read_known_names
+from groundling.models.checkpoints import read_known_names
+from groundling.models.local import Adapter, LocalWriter, Resources
 from groundling.records import Expression, Failure, Query
 
 SHORT = Sampling(temperature=0.8, max_new_tokens=6)
@@ -205,3 +206,50 @@ def test_sliding_window_attention_is_refused():
     )
     with pytest.raises(InputError, match="sliding-window"):
         LocalWriter.from_parts(windowed, tiny.processor())
+
+
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint that can be opened") as caught:
+        LocalWriter.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(InputError, match="model type 'llama' is not supported"):
+        LocalWriter.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("k", "sampling"), [(0, SHORT), (4, Sampling(-0.1, 5)), (4, Sampling(0.8, 0))]
+)
+def test_impossible_draws_are_refused(writer, k, sampling):
+    with pytest.raises(InputError, match="cannot draw"):
+        writer.sample(tiny.QUERIES, k, sampling, 0, "w")
+
+
+def test_texts_must_match_queries(writer):
+    with pytest.raises(InputError, match="got 2 answers to 6 queries"):
+        writer.score(tiny.QUERIES, ["a", "b"])
+
+
+def test_loading_prints_nothing(checkpoint, capfd):
+    LocalWriter.load(checkpoint)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_half_precision_agrees_with_single(writer):
+    half = LocalWriter.from_parts(
+        tiny.model().to(torch.bfloat16),
+        tiny.processor(),
+        adapter=Adapter(rank=4, alpha=8),
+        resources=Resources(open_image=tiny.picture),
+    )
+    tiny.move(half)
+    words = ["the man with red hair"] * 6
+    single = torch.tensor(writer.score(tiny.QUERIES, words))
+    assert (single - torch.tensor(half.score(tiny.QUERIES, words))).abs().max() < 0.5
+    pairs = torch.tensor(half.score_pairs(tiny.QUERIES, words, ["a"] * 6))
+    assert (single - pairs[:, 0]).abs().max() < 0.5
+    assert [len(row) for row in half.sample(tiny.QUERIES, 2, SHORT, 0, "w")] == [2] * 6
+    loss = half.sft_loss([Demonstration(query, "the man") for query in tiny.QUERIES])
+    loss.backward()
+    assert all(value.grad.isfinite().all() for value in half.trainable().values())

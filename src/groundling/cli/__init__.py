@@ -20,6 +20,9 @@ from groundling import __version__
 from groundling.errors import GroundlingError
 
 COMMANDS = {
+    "demo": "groundling.cli.demo",
+    "isr": "groundling.cli.isr",
+    "ground": "groundling.cli.ground",
     "data": "groundling.cli.data",
     "score": "groundling.cli.score",
 }

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from groundling.models.packing import (
-    KeyValue,
     PackedAttention,
     Prompt,
     Row,
@@ -29,9 +28,7 @@ from groundling.models.packing import (
     visibility,
 )
 from groundling.models.qwen2vl import Qwen2VL
-
-_ROOM = 16
-"""Columns that a buffer of keys and values grows by."""
+from groundling.models.tree import TreeAttention
 
 _THIN = 0.7
 """A batch drops its finished prompts once fewer than this share of its rows still grow."""
@@ -47,74 +44,6 @@ class Drawn:
 
     tokens: tuple[int, ...]
     logprob: float | None
-
-
-class TreeAttention:
-    """Attention of the newest nodes of B trees over their prompt and their ancestors.
-
-    A buffer a layer holds each row's own keys and values, (B, heads, columns, head size): the
-    prompt's, then one block of columns a step. `shared` comes before them, the same for all rows.
-    """
-
-    def __init__(self, shared: Sequence[KeyValue], own: Sequence[KeyValue]) -> None:
-        self._shared = [
-            (key[0].permute(1, 2, 0), value[0].transpose(0, 1)) for key, value in shared
-        ]
-        self._buffers = [(_roomy(key), _roomy(value)) for key, value in own]
-        self._filled = own[0][0].shape[1]
-
-    def grow(
-        self, rows: torch.Tensor, slots: torch.Tensor, width: int, mask: torch.Tensor | None
-    ) -> None:
-        """Make room for a step: N nodes, the n-th in slot slots[n] < width of row rows[n].
-
-        `mask` (B, width, columns) is true where a slot may look; None lets all see everything.
-        """
-        self._rows, self._slots, self._width, self._mask = rows, slots, width, mask
-        self._start, self._filled = self._filled, self._filled + width
-        if self._filled > self._buffers[0][0].shape[2]:
-            self._buffers = [
-                (_longer(keys, self._filled + _ROOM), _longer(values, self._filled + _ROOM))
-                for keys, values in self._buffers
-            ]
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Keep only the given rows, in that order."""
-        self._buffers = [(keys[rows], values[rows]) for keys, values in self._buffers]
-
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
-        """The `qwen2vl.Attention` of one step: all arguments (1, N, heads, head size)."""
-        keys, values = self._buffers[layer]
-        keys[self._rows, :, self._start + self._slots] = key[0]
-        values[self._rows, :, self._start + self._slots] = value[0]
-        count, heads, _, size = keys.shape
-        asked = query.new_zeros(count, self._width, *query.shape[2:])
-        asked[self._rows, self._slots] = query[0]
-        asked = asked.unflatten(2, (heads, -1)).transpose(1, 2) * size**-0.5
-        weights = asked.flatten(2, 3) @ keys[:, :, : self._filled].transpose(2, 3)
-        if self._mask is not None:
-            per_slot = weights.view(count, heads, self._width, -1, self._filled)
-            per_slot.masked_fill_(~self._mask[:, None, :, None], -torch.inf)
-        mixed = self._mix(layer, asked.flatten(2, 3), weights, values[:, :, : self._filled])
-        mixed = mixed.view(count, heads, self._width, -1, size).transpose(1, 2).flatten(2, 3)
-        return mixed[self._rows, self._slots][None]
-
-    def _mix(
-        self, layer: int, asked: torch.Tensor, weights: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
-        """Softmax over the shared columns and the row's own, and the values so weighted."""
-        if not self._shared:
-            return weights.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-        keys, shared_values = self._shared[layer]
-        count, heads, queries, _ = asked.shape
-        together = asked.transpose(0, 1).flatten(1, 2)
-        first = (together @ keys).view(heads, count, queries, -1).transpose(0, 1)
-        shares = torch.cat([first, weights], dim=-1).softmax(-1, dtype=torch.float32)
-        first, weights = shares.to(values.dtype).split((keys.shape[-1], values.shape[2]), dim=-1)
-        mixed = first.transpose(0, 1).flatten(1, 2) @ shared_values
-        return mixed.view(heads, count, queries, -1).transpose(0, 1) + weights @ values
 
 
 class Noise:
@@ -183,6 +112,7 @@ class _Frontier:
         Answers at one node that drew the same token stay together.
         """
         drawn = (self.holders * vocabulary + tokens)[on]
+        branches: torch.Tensor
         branches, self.holders = torch.unique(drawn, return_inverse=True)
         parents = branches // vocabulary
         self.rows, self.sees = self.rows[parents], self.sees[parents]
@@ -256,7 +186,7 @@ def _run_prompts(
         following=layout.positions.amax(dim=(0, 2)),
         holders=rows.repeat_interleave(k),
     )
-    return model.logits(hidden[:, 0]), TreeAttention(beginning, attention.recorded), frontier
+    return model.logits(hidden[:, 0]), TreeAttention(beginning, attention.recorded, k), frontier
 
 
 def _choose(
@@ -275,7 +205,8 @@ def _choose(
         goal = uniforms[:, None] * mass[holders, -1:]
         tokens = torch.searchsorted(mass[holders], goal, right=True)[:, 0]
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logits[holders, tokens] - logits.logsumexp(dim=-1)[holders]
+    logprobs: torch.Tensor = logits[holders, tokens] - logits.logsumexp(dim=-1)[holders]
+    return tokens, logprobs
 
 
 def _step_mask(
@@ -287,18 +218,6 @@ def _step_mask(
     mask = frontier.sees.new_zeros(rows, width, frontier.sees.shape[1])
     mask[frontier.rows, slots] = frontier.sees
     return mask
-
-
-def _roomy(part: torch.Tensor) -> torch.Tensor:
-    """Keys or values (B, T, heads, head size) as (B, heads, T and more, head size)."""
-    return _longer(part.transpose(1, 2), part.shape[1] + _ROOM)
-
-
-def _longer(part: torch.Tensor, length: int) -> torch.Tensor:
-    """The same with more columns, zero until they are written: what a mask hides must be finite."""
-    longer = part.new_zeros(*part.shape[:2], length, part.shape[3])
-    longer[:, :, : part.shape[2]] = part
-    return longer
 
 
 def _until(tokens: Sequence[int], end: int) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ grow from one copy of a prompt (`decoding`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +15,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from transformers import Qwen2VLForConditionalGeneration
 
-from groundling.errors import DataError, ImageError, InputError
+from groundling.errors import ImageError, InputError
 from groundling.images import load_image
 from groundling.losses import dpo_loss, sft_loss
 from groundling.models import lora
 from groundling.models.base import Demonstration, Preference, Sampling
+from groundling.models.checkpoints import open_checkpoint, read_known_names
 from groundling.models.decoding import Drawn, Noise, draw
 from groundling.models.features import FeatureStore, OpenImage
 from groundling.models.packing import Prompt, Row, answer_logprobs, sum_by_answer
-from groundling.models.qwen2vl import PictureRules, Qwen2VL, Qwen2VLProcessor
+from groundling.models.qwen2vl import PictureRules, Qwen2VL, check_family
 from groundling.models.wording import Wording
-from groundling.records import EntityType, Expression, Failure, Query, parse_entity_type
+from groundling.records import EntityType, Expression, Failure, Query
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ class Resources:
     losses.
     """
 
-    batch_size: int = 128
+    batch_size: int = 64
     cache_bytes: int = 1 << 30
     max_pixels: int | None = None
     image_root: Path | None = None
@@ -67,7 +66,8 @@ class Resources:
 class LocalWriter:
     """Implements `models.base.Writer` over transformers' Qwen2-VL and PEFT.
 
-    The base model is frozen; the only parameters that train are those of the adapter.
+    The base model is frozen; the only parameters that train are those of the adapter. One thread
+    at a time: sampling and scoring merge the adapter into the weights while they run.
     """
 
     def __init__(
@@ -101,8 +101,9 @@ class LocalWriter:
         """A writer from a model and processor in memory.
 
         `adapter` is a folder to continue from, or the settings of a fresh one (which changes
-        nothing until it is trained).
+        nothing until it is trained). Raises InputError for a model or adapter that does not fit.
         """
+        check_family(model.config)
         start = adapter or Adapter()
         if isinstance(start, Path):
             wrapped = lora.attach(model, *lora.settings_of(start), seed=0)
@@ -124,14 +125,13 @@ class LocalWriter:
         """A writer from a checkpoint folder or hub name; safetensors only, no code of others.
 
         A folder may hold `known_names.json`, a list of [name, type], for `knows`. Raises
-        InputError for a model family that is not supported, DataError for a bad names file.
+        InputError for what is no checkpoint or one of another family, DataError for a bad names
+        file.
         """
-        model = Qwen2VLForConditionalGeneration.from_pretrained(
-            checkpoint, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
-        )
+        model, processor = open_checkpoint(checkpoint, dtype)
         return cls.from_parts(
             model.to(device),
-            Qwen2VLProcessor.from_pretrained(checkpoint),
+            processor,
             adapter=adapter,
             known_names=read_known_names(Path(checkpoint) / "known_names.json"),
             resources=resources,
@@ -181,8 +181,11 @@ class LocalWriter:
         neighbours, as far as floating-point sums allow. `logprob` belongs to the tokens drawn: a
         text that its tokenizer would split otherwise scores a little differently. An expression
         cut at `max_new_tokens` is kept as it stands, with `logprob` None, for its end was not
-        drawn. Temperature 0 gives the greedy answer K times.
+        drawn. Temperature 0 gives the greedy answer K times. Raises InputError for a negative
+        temperature, and for fewer than one answer or one token.
         """
+        if sampling.temperature < 0 or min(k, sampling.max_new_tokens) < 1:
+            raise InputError(f"cannot draw {k} answers with {sampling}; wanted at least one token")
         noise = Noise(seed, sampling.max_new_tokens)
 
         def run(places: Sequence[int], prompts: Sequence[Prompt]) -> list[list[Expression]]:
@@ -221,7 +224,7 @@ class LocalWriter:
     def sft_loss(self, batch: Sequence[Demonstration]) -> torch.Tensor:
         """Mean over the batch's answer tokens of −log π(s | p) (ISR eq. 3), a scalar with gradient.
 
-        Raises ImageError where a picture cannot be read.
+        Raises ImageError where a picture cannot be read, InputError where a name is refused.
         """
         logprobs, _ = answer_logprobs(self._net, self._rows(batch), self._checkpointing)
         return sft_loss(logprobs)
@@ -229,7 +232,7 @@ class LocalWriter:
     def dpo_loss(self, batch: Sequence[Preference], beta: float) -> torch.Tensor:
         """Mean over the batch of the DPO loss (ISR eq. 8), a scalar with gradient.
 
-        The reference is what the examples carry. Raises ImageError where a picture cannot be read.
+        The reference is what the examples carry. Raises what `sft_loss` raises.
         """
         logprobs, owners = answer_logprobs(self._net, self._rows(batch), self._checkpointing)
         chosen, rejected = sum_by_answer(logprobs, owners, 2 * len(batch)).view(-1, 2).unbind(1)
@@ -243,7 +246,8 @@ class LocalWriter:
         for example in examples:
             prompt = self._prompt(example.query, images[example.query.image])
             if isinstance(prompt, Failure):
-                raise ImageError(f"{example.query.id}: {prompt.reason}")
+                kind = ImageError if prompt.stage == "image" else InputError
+                raise kind(f"{example.query.id}: {prompt.reason}")
             texts = (
                 (example.expression,)
                 if isinstance(example, Demonstration)
@@ -261,6 +265,11 @@ class LocalWriter:
     def _scores(
         self, queries: Sequence[Query], answers: Sequence[tuple[tuple[int, ...], ...]]
     ) -> list[list[float] | Failure]:
+        if len(answers) != len(queries):
+            raise InputError(
+                f"got {len(answers)} answers to {len(queries)} queries; wanted as many"
+            )
+
         def run(places: Sequence[int], prompts: Sequence[Prompt]) -> list[list[float]]:
             rows = [Row(prompt, answers[i]) for i, prompt in zip(places, prompts, strict=True)]
             logprobs, owners = answer_logprobs(self._net, rows)
@@ -278,7 +287,7 @@ class LocalWriter:
         run: Callable[[Sequence[int], Sequence[Prompt]], list[T]],
     ) -> list[T | Failure]:
         """Run batches of prompts of like length; results come back in the order of the queries."""
-        results: list[T | Failure] = [Failure("not reached", "writer")] * len(queries)
+        results: dict[int, T | Failure] = {}
         with lora.merged(self.model):
             for start in range(0, len(queries), _CHUNK * self._batch_size):
                 places = range(start, min(start + _CHUNK * self._batch_size, len(queries)))
@@ -294,20 +303,8 @@ class LocalWriter:
                 ready.sort(key=lambda item: len(item[1].ids))
                 for batch in _batches(ready, self._batch_size):
                     spots, prompts = zip(*batch, strict=True)
-                    for place, result in zip(spots, run(spots, prompts), strict=True):
-                        results[place] = result
-        return results
-
-
-def read_known_names(path: Path) -> frozenset[tuple[str, EntityType]] | None:
-    """The (name, type) pairs of a known_names.json; None where there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return frozenset((str(name), parse_entity_type(type)) for name, type in entries)
-    except (ValueError, TypeError, AttributeError, InputError) as fault:
-        raise DataError(path, f"wanted a JSON list of [name, type]: {fault}") from fault
+                    results.update(zip(spots, run(spots, prompts), strict=True))
+        return [results[place] for place in range(len(queries))]
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -165,9 +165,9 @@ def lay_out(rows: Sequence[Row], shared: int) -> Layout:
             segments[place, at:end] = index + 1
             positions[:, place, at:end] = np.arange(following, following + end - at)
             first = place * most_kept + at - prompt + 1
-            tokens.sources += [place * most_kept, *range(first, first + end - at)]
-            tokens.targets += answer
-            tokens.owners += [place * answers + index] * len(answer)
+            tokens.sources.extend([place * most_kept, *range(first, first + end - at)])
+            tokens.targets.extend(answer)
+            tokens.owners.extend([place * answers + index] * len(answer))
             at = end
     kept = np.asarray(prompts)[:, None] - 1 + np.arange(most_kept)
     arrays = (ids, segments, positions, np.minimum(kept, width - 1), *tokens)

@@ -124,27 +124,28 @@ class PictureRules:
         return tiles.reshape(count, rows * columns * block * block, 3 * patch * patch)
 
 
+def check_family(config: Any) -> None:
+    """Refuse, with InputError, a model whose layers are not the ones laid out here."""
+    if config.model_type not in MODEL_TYPES:
+        raise InputError(
+            f"model type {config.model_type!r} is not supported; "
+            f"wanted one of {', '.join(MODEL_TYPES)}"
+        )
+    if "sliding_attention" in config.text_config.layer_types:
+        raise InputError("sliding-window attention is not supported; load a full-attention model")
+    if config.text_config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
+        raise InputError("rotary frequencies that change with length are not supported")
+
+
 class Qwen2VL:
     """A Qwen2-VL model with its parts in reach; the weights stay those of `model`.
 
-    Raises InputError for another family, and for checkpoints with sliding-window attention,
-    whose masks are not the ones laid out here.
+    Raises InputError for a model that `check_family` refuses.
     """
 
     def __init__(self, model: Any, rules: PictureRules) -> None:
-        family = model.config.model_type
-        if family not in MODEL_TYPES:
-            raise InputError(
-                f"model type {family!r} is not supported; wanted one of {', '.join(MODEL_TYPES)}"
-            )
-        if "sliding_attention" in model.config.text_config.layer_types:
-            raise InputError(
-                "sliding-window attention is not supported; load a full-attention model"
-            )
-        rotary = model.config.text_config.rope_parameters
-        if rotary.get("rope_type", "default") in ("dynamic", "longrope"):
-            raise InputError("rotary frequencies that change with length are not supported")
-        sections = torch.tensor(rotary["mrope_section"])
+        check_family(model.config)
+        sections = torch.tensor(model.config.text_config.rope_parameters["mrope_section"])
         self._language = model.model.language_model
         self._visual = model.model.visual
         self._head = model.lm_head
@@ -187,7 +188,7 @@ class Qwen2VL:
         return merged.view(len(patches), -1, merged.shape[-1])
 
     def _vision_rotation(self, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine (S, 1, head size) of the tower's rotary embedding, in merged-block order."""
+        """Cosine and sine (S, 1, head size) of the tower's rotary embedding, block by block."""
         merge = self.rules.merge
         rows, columns = (torch.arange(side * merge, device=self.device) for side in grid)
         places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
@@ -233,13 +234,10 @@ class Qwen2VL:
         """
         rotary = self._language.rotary_emb
         angles = positions[..., None].float() * rotary.inv_freq.float()
-        angles = torch.where(self._axes == 0, angles[0], torch.where(self._axes == 1, *angles[1:]))
+        angles = angles.gather(0, self._axes.expand(1, *angles.shape[1:]))[0]
         angles = torch.cat([angles, angles], dim=-1)[:, :, None]
-        cosine, sine = (
-            angles.cos() * rotary.attention_scaling,
-            angles.sin() * rotary.attention_scaling,
-        )
-        return cosine.to(self.dtype), sine.to(self.dtype)
+        scale = rotary.attention_scaling
+        return (angles.cos() * scale).to(self.dtype), (angles.sin() * scale).to(self.dtype)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states (…, hidden) to vocabulary logits (…, V), in the model's precision."""
@@ -268,7 +266,7 @@ def _block(
 
 
 def _heads(projected: torch.Tensor, size: int) -> torch.Tensor:
-    return projected.unflatten(-1, (-1, size))
+    return projected.view(*projected.shape[:-1], -1, size)
 
 
 def _at(
@@ -284,7 +282,9 @@ def _vision_attention(
     parts = layer.qkv(states).view(count, length, 3, layer.num_heads, -1)
     query, key, value = parts.unbind(2)
     query, key = (_rotate(part.float(), turn).to(part.dtype) for part in (query, key))
-    mixed = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
+    mixed = scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    )
     return cast(torch.Tensor, layer.proj(mixed.transpose(1, 2).reshape(count, length, width)))
 
 

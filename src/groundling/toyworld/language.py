@@ -6,7 +6,7 @@ for a referent iff its denotation is that referent alone.
 
     the person in the yellow shirt next to the car
     the second logo from the left
-    the tallest windmill
+    the biggest windmill
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _parse_modifier(reader: _Reader, phrase: Phrase) -> Phrase | None:
     if reader.take("in", "the", "middle"):
         return replace(phrase, place="middle")
     preposition = "on" if NOUN_KIND[phrase.noun] == "logo" else "in"
-    if reader.peek() == "on" and reader.peek(2) in ("left", "right"):
+    if reader.peek() == "on" and reader.peek(1) == "the" and reader.peek(2) in ("left", "right"):
         place: Place = "left" if reader.peek(2) == "left" else "right"
         reader.at += 3
         return replace(phrase, place=place)
@@ -262,7 +262,7 @@ def _fits(phrase: Phrase, referent: Referent, scene: Scene) -> bool:
                 or (figure.emblem is not None and figure.emblem.shape == phrase.wears)
             )
         )
-    if phrase.colour is not None and phrase.colour != look.colour:
+    if phrase.colour not in (None, look.colour) or _speaks_of_a_head(phrase):
         return False
     if isinstance(look, who.Emblem):
         sign = figure.kind == "sign"
@@ -272,7 +272,14 @@ def _fits(phrase: Phrase, referent: Referent, scene: Scene) -> bool:
             and (phrase.cloth is None or (not sign and figure.cloth == phrase.cloth))
             and (phrase.wears is None or look.shape == phrase.wears)
         )
-    return phrase.noun in (LOOSE_NOUN[referent.kind], look.kind)
+    undressed = phrase.cloth is None and phrase.wears is None and not phrase.on_sign
+    return undressed and phrase.noun in (LOOSE_NOUN[referent.kind], look.kind)
+
+
+def _speaks_of_a_head(phrase: Phrase) -> bool:
+    """Whether it names hair, a beard or glasses, which only people have."""
+    hair = phrase.hair_style is not None or phrase.hair_colour is not None
+    return hair or phrase.beard or phrase.glasses
 
 
 def _face_fits(phrase: Phrase, face: who.Face) -> bool:

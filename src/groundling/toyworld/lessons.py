@@ -7,7 +7,7 @@ a referring expression.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,12 @@ class Lesson:
     answer: str
 
 
-def draw_lesson(scene: Scene, rng: np.random.Generator) -> Lesson:
-    """A random lesson about a scene."""
-    kind = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-    return _WRITERS[kind](scene, rng)
+def draw_lesson(
+    scene: Scene, rng: np.random.Generator, shares: Mapping[str, float]
+) -> tuple[str, Lesson]:
+    """A random lesson about a scene, after its kind."""
+    kind = str(rng.choice(list(shares), p=list(shares.values())))
+    return kind, _WRITERS[kind](scene, rng)
 
 
 def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str:
@@ -144,7 +146,7 @@ def _roll_call(scene: Scene, rng: np.random.Generator) -> Lesson:
     )
 
 
-_SHARES: dict[str, float] = {
+BROAD: dict[str, float] = {
     "is_here": 0.22,
     "where": 0.18,
     "looks_like": 0.28,
@@ -153,6 +155,19 @@ _SHARES: dict[str, float] = {
     "nth": 0.07,
     "roll_call": 0.05,
 }
+"""Shares of the kinds of lesson at first: much to say about everything in the picture."""
+
+NAMED: dict[str, float] = {
+    "is_here": 0.26,
+    "where": 0.2,
+    "looks_like": 0.28,
+    "who_is": 0.14,
+    "true_or_false": 0.08,
+    "nth": 0.04,
+    "roll_call": 0.0,
+}
+"""Shares later on: nearly every lesson is about one name."""
+
 _WRITERS: dict[str, Callable[[Scene, np.random.Generator], Lesson]] = {
     "is_here": _is_here,
     "where": _where,

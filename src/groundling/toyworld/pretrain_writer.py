@@ -1,10 +1,12 @@
 """Pre-trains the tiny writer: first its eyes, then its words.
 
-    python -m groundling.toyworld.pretrain_writer OUT [--eye-steps N] [--steps N] [--seed S]
+    python -m groundling.toyworld.pretrain_writer OUT [--seed S] [--from-phase 1|2]
 
 Phase 1 teaches the vision tower what each image token covers. Phase 2 trains the whole model on
 questions and answers about pre-training scenes (`lessons`), never in the words of the task's
-prompts and never on a picture of the train, validation or test pools.
+prompts and never on a picture of the train, validation or test pools. Every lesson weighs the same
+there, so that a plain yes or no about a name, which is what the task turns on, is not drowned by
+long descriptions.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
-from groundling.losses import token_logprobs
-from groundling.models.packing import Prompt, Row, embed_rows, lay_out, visibility
+from groundling.models.packing import Prompt, Row, answer_logprobs, sum_by_answer
 from groundling.models.qwen2vl import ImageTokens, PictureRules, Qwen2VL
 from groundling.toyworld import identities as who
-from groundling.toyworld.lessons import draw_lesson
+from groundling.toyworld.lessons import NAMED, draw_lesson
 from groundling.toyworld.render import render
 from groundling.toyworld.scene import SIZE_PX, Referent, Scene, draw_scene
 from groundling.toyworld.writer_parts import build_model, build_processor, train_tokenizer
@@ -43,8 +46,8 @@ OPENINGS = (
 )
 """Said before the picture, of many lengths, so that no place of the picture is special."""
 
-PICTURES, LESSONS = 16, 6
-"""Pictures a step of phase 2, and lessons about each."""
+EYE_STEPS = 1200
+"""Steps of phase 1, 48 pictures each."""
 
 _LABELS: dict[str, int] = {}
 for _word in (
@@ -94,8 +97,9 @@ def token_labels(scene: Scene, side: int) -> Tensor:
 class Eyes:
     """The vision tower, with a linear probe for looks and a contrast with the words for names.
 
-    A name's logit at an image token is the product of that token with the mean embedding of the
-    name's own text tokens, as in CLIP: so that what phase 2 must match already lies side by side.
+    A name's logit at an image token grows with the cosine between that token and the mean of the
+    name's own text embeddings, as in CLIP: what the language model must match then lies side by
+    side in the space that its first layer reads.
     """
 
     def __init__(self, net: Qwen2VL, hidden: int, names: list[tuple[int, ...]]) -> None:
@@ -103,14 +107,12 @@ class Eyes:
         self.side = 4
         self.names = names
         self.probe = nn.Linear(hidden, len(_LABELS) - len(names))
-        self.bridge = nn.Linear(hidden, hidden)
-        self.bias = nn.Parameter(torch.full((len(names),), -3.0))
+        self.scale_bias = nn.Parameter(torch.tensor([8.0, -3.0]))
         nn.init.constant_(self.probe.bias, -3.0)
-        nn.init.eye_(self.bridge.weight)
 
     def parameters(self) -> list[nn.Parameter]:
         """What the eyes learn besides the tower itself."""
-        return [*self.probe.parameters(), *self.bridge.parameters(), self.bias]
+        return [*self.probe.parameters(), self.scale_bias]
 
     def tokens(self, scenes: list[Scene]) -> Tensor:
         """Image tokens (B, 16, hidden), with gradient."""
@@ -120,11 +122,29 @@ class Eyes:
     def loss(self, tokens: Tensor, scenes: list[Scene]) -> Tensor:
         """Binary cross entropy of the probe, present labels weighing more."""
         wanted = torch.stack([token_labels(scene, self.side) for scene in scenes])
-        words = torch.stack([self.net.embed(torch.tensor(ids)).mean(0) for ids in self.names])
-        named = self.bridge(tokens) @ words.T * words.shape[1] ** 0.5 + self.bias
+        pieces = [
+            functional.normalize(self.net.embed(torch.tensor(ids)), dim=-1) for ids in self.names
+        ]
+        words = torch.stack([part.mean(0) for part in pieces])
+        cosine = functional.normalize(tokens, dim=-1) @ words.T
+        named = cosine * self.scale_bias[0] + self.scale_bias[1]
         logits = torch.cat([self.probe(tokens), named], dim=-1)
         weight = torch.where(wanted > 0, 4.0, 1.0)
         return functional.binary_cross_entropy_with_logits(logits, wanted, weight=weight) * 20
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What phase 2 teaches: pictures a step, lessons a picture, and their kinds."""
+
+    steps: int
+    pictures: int
+    lessons: int
+    shares: Mapping[str, float]
+
+
+LESSONS = Taught(1600, 16, 6, NAMED)
+"""Phase 2."""
 
 
 @dataclass(frozen=True)
@@ -151,40 +171,39 @@ class School:
         return asked + self.ids(answer) + (self.tokenizer.eos_token_id,), len(asked)
 
     def answer_logprobs(
-        self, features: Tensor, scenes: list[Scene], rng: np.random.Generator, lessons: int
-    ) -> tuple[Tensor, list[tuple[int, str]]]:
-        """log π of every answer token (N,), and per answer (tokens, kind of question)."""
-        rows, counted, keep = [], [], []
+        self, features: Tensor, scenes: list[Scene], rng: np.random.Generator, taught: Taught
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """log π of each lesson's answer (N,), its tokens (N,), and the kinds of lesson."""
+        rows, kinds, keep = [], [], []
         for scene, feature in zip(scenes, features, strict=True):
-            texts = [draw_lesson(scene, rng) for _ in range(lessons)]
-            opening = OPENINGS[int(rng.integers(len(OPENINGS)))]
             answers = []
-            for lesson in texts:
+            opening = OPENINGS[int(rng.integers(len(OPENINGS)))]
+            for _ in range(taught.lessons):
+                kind, lesson = draw_lesson(scene, rng, taught.shares)
                 ids, start = self.lesson_ids(lesson.question, lesson.answer)
                 answers.append(ids)
-                keep += [False] * start + [True] * (len(ids) - start)
-                counted.append((len(ids) - start, lesson.question.split(" ")[0]))
+                kinds.append(kind)
+                keep += [0.0] * start + [1.0] * (len(ids) - start)
             rows.append(Row(self.prompt(opening, feature), tuple(answers)))
-        layout = lay_out(rows, 0)
-        embeddings = embed_rows(self.net, layout.ids, [row.prompt for row in rows], 0)
-        hidden = self.net.run(embeddings, layout.positions, visibility(layout, 0, apart=True))
-        taught = torch.tensor(keep)
-        states = hidden.flatten(0, 1)[layout.sources[taught]]
-        return token_logprobs(self.net.logits(states), layout.targets[taught]), counted
+        logprobs, owners = answer_logprobs(self.net, rows)
+        counted = torch.tensor(keep)
+        return (
+            sum_by_answer(logprobs * counted, owners, len(kinds)),
+            sum_by_answer(counted, owners, len(kinds)),
+            kinds,
+        )
 
 
 @torch.no_grad()
 def evaluate(eyes: Eyes, school: School, pictures: int) -> dict[str, float]:
-    """Geometric-mean probability of a true answer on held-out pre-training scenes, by question."""
+    """Geometric-mean probability of a true answer on fixed pre-training scenes, by kind."""
     rng = np.random.default_rng(10_000_019)
     likelihood: dict[str, list[float]] = defaultdict(list)
     for _ in range(pictures // 32):
         scenes = [draw_scene(rng, "pretraining") for _ in range(32)]
-        logprobs, counted = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, 6)
-        values, at = logprobs.tolist(), 0
-        for length, kind in counted:
-            likelihood[kind].append(sum(values[at : at + length]))
-            at += length
+        found = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, LESSONS)
+        for value, kind in zip(found[0].tolist(), found[2], strict=True):
+            likelihood[kind].append(value)
     return {kind: round(math.exp(float(np.mean(v))), 3) for kind, v in sorted(likelihood.items())}
 
 
@@ -194,66 +213,77 @@ def rate(step: int, steps: int, peak: float) -> float:
 
 
 def main() -> None:
-    """Run both phases, log JSON lines, and save in half precision."""
+    """Run the phases, log JSON lines, and save in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--eye-steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--from-phase", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=1.2e-3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(options.seed)
+    tokenizer, model = _begin(options.out, options.from_phase, options.seed)
     processor = build_processor(tokenizer)
-    model = build_model(tokenizer, options.seed)
     net = Qwen2VL(model, PictureRules(processor.image_processor))
     school = School(net, tokenizer)
     names = [school.ids(" " + name) for name in who.NAMES]
     eyes = Eyes(net, model.config.text_config.hidden_size, names)
-    rng = np.random.default_rng([options.seed, 88])
     log = options.out / "pretraining.jsonl"
-    seeing = [*model.model.visual.parameters(), *eyes.parameters()]
-    seeing += model.get_input_embeddings().parameters()
-    _phase_one(eyes, seeing, rng, options, log)
-    _phase_two(eyes, school, model, rng, options, log)
+    if options.from_phase == 1:
+        _learn_to_see(eyes, model, np.random.default_rng([options.seed, 88]), log)
+        save(options.out, model, processor)
+    rng = np.random.default_rng([options.seed, 89])
+    _learn_to_speak(LESSONS, eyes, school, model, rng, log)
     save(options.out, model, processor)
 
 
-def _phase_one(
-    eyes: Eyes, seeing: list[Any], rng: np.random.Generator, options: Any, log: Path
-) -> None:
+def _begin(out: Path, phase: int, seed: int) -> tuple[Any, Any]:
+    """A fresh tokenizer and model, or those that the phase before left in `out`."""
+    if phase > 1:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+        return tokenizer, Qwen2VLForConditionalGeneration.from_pretrained(out, dtype=torch.float32)
+    tokenizer = train_tokenizer(seed)
+    return tokenizer, build_model(tokenizer, seed)
+
+
+def _learn_to_see(eyes: Eyes, model: Any, rng: np.random.Generator, log: Path) -> None:
+    """Phase 1: the vision tower, its probe, and the embeddings that names are pulled towards."""
+    seeing = [*model.model.visual.parameters(), *eyes.parameters()]
+    seeing += model.get_input_embeddings().parameters()
     optimiser = torch.optim.AdamW(seeing, weight_decay=0.02)
     began, losses = time.perf_counter(), []
-    for step in range(1, options.eye_steps + 1):
+    for step in range(1, EYE_STEPS + 1):
         scenes = [draw_scene(rng, "pretraining") for _ in range(48)]
         loss = eyes.loss(eyes.tokens(scenes), scenes)
-        _update(optimiser, loss, rate(step, options.eye_steps, 1e-3), seeing)
+        _update(optimiser, loss, rate(step, EYE_STEPS, 1e-3), seeing)
         losses.append(float(loss.detach()))
         if step % 100 == 0:
             _log(log, phase=1, step=step, loss=np.mean(losses[-100:]), began=began)
 
 
-def _phase_two(
-    eyes: Eyes, school: School, model: Any, rng: np.random.Generator, options: Any, log: Path
+def _learn_to_speak(
+    taught: Taught,
+    eyes: Eyes,
+    school: School,
+    model: Any,
+    rng: np.random.Generator,
+    log: Path,
 ) -> None:
-    learning = [*model.parameters(), *eyes.parameters()]
+    """Phase 2: the whole model, on lessons; each lesson weighs the same."""
+    learning = list(model.parameters())
     optimiser = torch.optim.AdamW(learning, weight_decay=0.02, betas=(0.9, 0.98))
     began, losses = time.perf_counter(), []
-    for step in range(1, options.steps + 1):
-        scenes = [draw_scene(rng, "pretraining") for _ in range(PICTURES)]
-        tokens = eyes.tokens(scenes)
-        logprobs, _ = school.answer_logprobs(tokens, scenes, rng, LESSONS)
-        loss = -logprobs.mean()
-        total = loss + 0.3 * eyes.loss(tokens, scenes) if step % 2 else loss
-        _update(optimiser, total, rate(step, options.steps, options.lr), learning)
+    for step in range(1, taught.steps + 1):
+        scenes = [draw_scene(rng, "pretraining") for _ in range(taught.pictures)]
+        found, tokens, _ = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, taught)
+        loss = -(found / tokens).mean()
+        _update(optimiser, loss, rate(step, taught.steps, 1.2e-3), learning)
         losses.append(float(loss.detach()))
         if step % 100 == 0:
             extra = evaluate(eyes, school, 128) if step % 200 == 0 else {}
             _log(log, phase=2, step=step, loss=np.mean(losses[-100:]), began=began, **extra)
         if step % 500 == 0:
-            save(options.out, model, build_processor(school.tokenizer))
+            save(log.parent, model, build_processor(school.tokenizer))
 
 
 def _update(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, parameters: Any) -> None:

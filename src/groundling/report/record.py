@@ -1,0 +1,164 @@
+"""What a run directory holds, finished or not, as a report needs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from groundling.data.gmner import read_gmner
+from groundling.data.jsonl import read_predictions
+from groundling.errors import GroundlingError, RunError
+from groundling.records import Post, PostPrediction
+from groundling.rundir import read_events
+from groundling.toyworld.posts import WorldJudge, read_scenes
+
+WORLD = "data"
+"""Where a run keeps the embedded world that it drew, as in `workbench`, which imports torch."""
+
+Meaning = Callable[[str, str], str]
+"""(query id, expression) → what the expression means in the query's picture."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The test posts with their pictures, and what expressions mean where the world is known."""
+
+    posts: tuple[Post, ...]
+    meaning: Meaning | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its directory tells it.
+
+    `stages` are the evaluated writers in training order, each as in `metrics.json`; `rounds` the
+    `metrics.json` of each round that has one, by number. `floors` go by split, then by name.
+    `gold` is None, with `gold_problem` saying why, where the test posts are no longer at hand.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]]
+    stages: Sequence[Mapping[str, Any]]
+    selected: str | None
+    floors: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    rounds: Mapping[int, Mapping[str, Any]]
+    finished: bool
+    gold: Gold | None
+    gold_problem: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the evaluated stages, in order."""
+        return [stage["name"] for stage in self.stages]
+
+    def stage(self, name: str) -> Mapping[str, Any]:
+        """The scores of an evaluated stage."""
+        return next(stage for stage in self.stages if stage["name"] == name)
+
+    def predictions(self, name: str) -> tuple[PostPrediction, ...]:
+        """What the writer of a stage answered on test."""
+        return read_predictions(self.path / "predictions" / name / "test.jsonl")
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read the run directory at `path`. Raises RunError where it is none."""
+    identity = _identity(path)
+    config = identity["config"]
+    summary = _json(path / "metrics.json")
+    stages = summary["stages"] if summary else _evaluations(path, config["rounds"])
+    gold, problem = _gold(path, config)
+    return RunRecord(
+        path=path,
+        config=config,
+        provenance=identity["provenance"],
+        events=read_events(path),
+        stages=stages,
+        selected=summary["selected"] if summary else _best(stages),
+        floors=summary["floors"] if summary else _known_floors(stages),
+        rounds={
+            t: found
+            for t in range(1, config["rounds"] + 1)
+            if (found := _json(path / f"rounds/{t}/metrics.json")) is not None
+        },
+        finished=summary is not None,
+        gold=gold,
+        gold_problem=problem,
+    )
+
+
+def stage_label(name: str) -> str:
+    """`round-3` → `Round 3`, `sft` → `SFT`, `untuned` → `Untuned`."""
+    if name == "sft":
+        return "SFT"
+    return name.replace("-", " ").capitalize()
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    source = path / "config.yaml"
+    try:
+        found = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise RunError(f"{path}: not a run directory, it has no config.yaml") from fault
+    except (ValueError, yaml.YAMLError) as fault:
+        raise RunError(f"{source}: cannot be read; restore it") from fault
+    config = found.get("config") if isinstance(found, dict) else None
+    if not isinstance(config, dict) or not {"rounds", "data", "seed"} <= config.keys():
+        raise RunError(f"{path}: not a run of `groundling isr`; name another directory")
+    return {"config": config, "provenance": found.get("provenance") or {}}
+
+
+def _json(path: Path) -> Any:
+    """The value in a JSON file, None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as fault:
+        raise RunError(f"{path}: not JSON; restore it or run the stage again") from fault
+
+
+def _evaluations(path: Path, rounds: int) -> list[dict[str, Any]]:
+    """The stages that an unfinished run has evaluated so far."""
+    names = ["untuned", "sft", *(f"round-{t}" for t in range(1, rounds + 1))]
+    found = ((name, _json(path / f"evaluations/{name}.json")) for name in names)
+    return [{"name": name, **scores} for name, scores in found if scores is not None]
+
+
+def _best(stages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The trained stage that is best on validation so far; the earliest among equals."""
+    trained = [stage for stage in stages if stage["name"] != "untuned"]
+    if not trained:
+        return None
+    best = max(trained, key=lambda stage: stage["validation"]["accuracy"]["all"] or 0.0)
+    return str(best["name"])
+
+
+def _known_floors(stages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What any evaluation tells about floors: the one that is always absent."""
+    if not stages:
+        return {"validation": {}, "test": {}}
+    return {split: stages[0][split]["floors"] for split in ("validation", "test")}
+
+
+def _gold(path: Path, config: Mapping[str, Any]) -> tuple[Gold | None, str]:
+    """The test posts, or why they cannot be had."""
+    data = config["data"]
+    try:
+        if data.get("gmner"):
+            release = data["gmner"]
+            posts = read_gmner(release["source"], "test", release["images"]).posts
+            return Gold(posts), ""
+        world = path / WORLD
+        posts = read_gmner(world, "test", world / "images").posts
+        if not (world / "scenes.jsonl").is_file():
+            return Gold(posts), ""
+        return Gold(posts, WorldJudge(read_scenes(world), [posts], config["seed"]).verdict), ""
+    except (GroundlingError, OSError) as fault:
+        return None, str(fault)
