@@ -55,6 +55,26 @@ class FeatureStore:
             found.update(self._compute(group))
         return found
 
+    def keep_all(self, paths: Iterable[str]) -> dict[str, Failure]:
+        """Compute every picture once, in this order, and keep it; return what cannot be read.
+
+        If they do not all fit, nothing is kept, now or later: with some kept and some not, the
+        pictures that go through the tower together, and so the last bits of their features, would
+        depend on what was asked before.
+        """
+        failures: dict[str, Failure] = {}
+        waiting = iter(dict.fromkeys(paths))
+        expected = len(dict.fromkeys(paths))
+        while group := {path: _key(path) for path in islice(waiting, _GROUP)}:
+            seen = self._compute(group)
+            failures |= {path: one for path, one in seen.items() if isinstance(one, Failure)}
+            sizes = [one.features.nbytes for one in seen.values() if isinstance(one, ImageTokens)]
+            if sizes and expected * max(sizes) > self._capacity:
+                self._capacity = self._held_bytes = 0
+                self._kept.clear()
+                return {}
+        return failures
+
     def _compute(self, group: dict[str, _Key]) -> dict[str, ImageTokens | Failure]:
         pictures: dict[str, Image.Image] = {}
         results: dict[str, ImageTokens | Failure] = {}

@@ -160,9 +160,12 @@ class LocalWriter:
         return (query.name, query.type) in self._known_names
 
     def prepare(self, images: Sequence[str]) -> list[Failure | None]:
-        """Compute and keep pictures' features ahead of their use; a Failure where unreadable."""
-        seen = self._features.get(images)
-        return [tokens if isinstance(tokens := seen[path], Failure) else None for path in images]
+        """Compute and keep pictures' features ahead of their use; a Failure where unreadable.
+
+        Where the memory allowed does not hold them all, none is kept and none reported.
+        """
+        failures = self._features.keep_all(list(images))
+        return [failures.get(path) for path in images]
 
     def length(self, example: Demonstration | Preference) -> int:
         """Tokens that an example takes in a batch: picture, prompt and answers.

@@ -143,7 +143,7 @@ class Taught:
     shares: Mapping[str, float]
 
 
-LESSONS = Taught(1600, 16, 6, NAMED)
+LESSONS = Taught(2600, 8, 8, NAMED)
 """Phase 2."""
 
 
@@ -277,7 +277,7 @@ def _learn_to_speak(
         scenes = [draw_scene(rng, "pretraining") for _ in range(taught.pictures)]
         found, tokens, _ = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, taught)
         loss = -(found / tokens).mean()
-        _update(optimiser, loss, rate(step, taught.steps, 1.2e-3), learning)
+        _update(optimiser, loss, rate(step, taught.steps, 1.5e-3), learning)
         losses.append(float(loss.detach()))
         if step % 100 == 0:
             extra = evaluate(eyes, school, 128) if step % 200 == 0 else {}
