@@ -24,20 +24,25 @@ GROUPS = {
     ),
     **dict.fromkeys(("losses", "metrics", "preferences", "prompts", "rewards"), "steps"),
     **dict.fromkeys(("data", "scoring", "models", "toyworld", "cli", "server"), None),
+    "__main__": "cli",
     **dict.fromkeys(("infer", "train"), "loops"),
     **dict.fromkeys(
         (
             "ablate",
+            "ablation_report",
             "answers",
             "baselines",
             "corpus",
+            "evaluate",
             "experts",
             "export",
             "ground",
             "isr",
             "refineg",
             "report",
+            "rounds",
             "tune",
+            "workbench",
         ),
         "flows",
     ),
@@ -51,7 +56,7 @@ MAY_IMPORT = {
     "records": {"errors"},
     "ground": {"package", "errors", "records", "ground"},
     "steps": {"errors", "records", "steps"},
-    "data": {"errors", "records", "ground", "data"},
+    "data": {*_BELOW, "data"},
     "scoring": {*_BELOW, "data", "scoring"},
     "base": {"errors", "records", "ground"},
     "models": {*_BELOW, "base", "models"},
@@ -71,7 +76,7 @@ BACKENDS = {"api", "detectors", "local", "ofa", "qwen", "taggers", "tiny"}
 """Modules of `models` that are whole backends; only the registry imports them."""
 
 HEAVY = {
-    "torch": {"models", "base", "pretraining", "losses", "train"},
+    "torch": {"models", "base", "registry", "pretraining", "losses", "train"},
     "transformers": {"models", "pretraining"},
     "peft": {"models"},
     "safetensors": {"models", "pretraining", "train"},

@@ -166,3 +166,16 @@ def _reason(fault: BaseException) -> str:
     """A fault in one line: its own words, or its kind where it has none."""
     words = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
     return " ".join(words.split()) or type(fault).__name__
+
+
+PictureKey = tuple[str, int, int]
+"""A picture as a cache knows it: path, size in bytes, time of change."""
+
+
+def picture_key(path: str) -> PictureKey:
+    """The key of a picture file as it is now; a path that names no file stands for itself."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return (path, -1, -1)
+    return (path, status.st_size, status.st_mtime_ns)

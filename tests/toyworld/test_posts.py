@@ -117,7 +117,7 @@ def test_shares() -> None:
     several = [entity for entity in groundable if len(entity.boxes) > 1]
     types = Counter(entity.type for entity, _ in entities)
     assert len(entities) == 6000
-    assert 0.46 < len(groundable) / len(entities) < 0.53
+    assert 0.38 < len(groundable) / len(entities) < 0.45
     assert 0.46 < sum(absent) / len(absent) < 0.54
     assert 0.002 < len(several) / len(groundable) < 0.02
     assert all(count > 600 for count in types.values())

@@ -91,6 +91,8 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def _row(pair: Pair, query: Query) -> dict[str, Any]:
+    if pair.query_id != query.id:
+        raise ValueError(f"pair of {pair.query_id} beside query {query.id}; wanted the same order")
     path = Path(query.image)
     return {
         "query_id": pair.query_id,

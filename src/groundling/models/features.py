@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
-from pathlib import Path
 
 from PIL import Image
 
 from groundling.errors import ImageError
+from groundling.images import PictureKey, picture_key
 from groundling.models.qwen2vl import ImageTokens, Qwen2VL
 from groundling.records import Failure
 
 OpenImage = Callable[[str], Image.Image]
 """Returns the RGB picture at a path; raises ImageError."""
-
-_Key = tuple[str, int, int]
 
 _GROUP = 64
 """Pictures opened and sent through the tower together."""
@@ -37,14 +35,14 @@ class FeatureStore:
         self._open = open_image
         self._capacity = capacity_bytes
         self._held_bytes = 0
-        self._kept: OrderedDict[_Key, ImageTokens] = OrderedDict()
+        self._kept: OrderedDict[PictureKey, ImageTokens] = OrderedDict()
 
     def get(self, paths: Iterable[str]) -> dict[str, ImageTokens | Failure]:
         """The image tokens of each path, or why there are none (stage `image`)."""
         found: dict[str, ImageTokens | Failure] = {}
-        missing: dict[str, _Key] = {}
+        missing: dict[str, PictureKey] = {}
         for path in dict.fromkeys(paths):
-            key = _key(path)
+            key = picture_key(path)
             if (kept := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
                 found[path] = kept
@@ -65,7 +63,7 @@ class FeatureStore:
         failures: dict[str, Failure] = {}
         waiting = iter(dict.fromkeys(paths))
         expected = len(dict.fromkeys(paths))
-        while group := {path: _key(path) for path in islice(waiting, _GROUP)}:
+        while group := {path: picture_key(path) for path in islice(waiting, _GROUP)}:
             seen = self._compute(group)
             failures |= {path: one for path, one in seen.items() if isinstance(one, Failure)}
             sizes = [one.features.nbytes for one in seen.values() if isinstance(one, ImageTokens)]
@@ -75,7 +73,7 @@ class FeatureStore:
                 return {}
         return failures
 
-    def _compute(self, group: dict[str, _Key]) -> dict[str, ImageTokens | Failure]:
+    def _compute(self, group: dict[str, PictureKey]) -> dict[str, ImageTokens | Failure]:
         pictures: dict[str, Image.Image] = {}
         results: dict[str, ImageTokens | Failure] = {}
         for path in group:
@@ -89,7 +87,7 @@ class FeatureStore:
             self._keep(group[path], tokens)
         return results
 
-    def _keep(self, key: _Key, tokens: ImageTokens) -> None:
+    def _keep(self, key: PictureKey, tokens: ImageTokens) -> None:
         size = tokens.features.nbytes
         if size > self._capacity:
             return
@@ -98,12 +96,3 @@ class FeatureStore:
         while self._held_bytes > self._capacity:
             _, dropped = self._kept.popitem(last=False)
             self._held_bytes -= dropped.features.nbytes
-
-
-def _key(path: str) -> _Key:
-    """Path, size and time of change; a path that names no file (a picture in memory) as it is."""
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return (path, -1, -1)
-    return (path, status.st_size, status.st_mtime_ns)

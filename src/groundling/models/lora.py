@@ -6,6 +6,7 @@ A shared module, no backend.
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -69,8 +70,18 @@ def parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors; `PeftModel` opens them unaided."""
+    """Write adapter_config.json and adapter_model.safetensors; `PeftModel` opens them unaided.
+
+    A base model that lay in a folder is named by that folder alone, not by where it was.
+    """
     model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path") or ""
+    if Path(base).is_absolute():
+        settings["base_model_name_or_path"] = Path(base).name
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def settings_of(folder: Path) -> tuple[int, float]:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groundling.errors import ImageError, InputError
-from groundling.images import load_image
+from groundling.images import PictureKey, load_image, picture_key
 from groundling.models.base import GroundingExample
 from groundling.models.tiny_net import TinyGrounderConfig, TinyGrounderNet
 from groundling.records import Box, Failure, Grounded
@@ -36,8 +37,8 @@ class TinyGrounder:
         self.net = net
         self.kept_pictures = kept_pictures
         self._index = {word: i + _FIRST_WORD for i, word in enumerate(net.config.words)}
-        self._pixels: OrderedDict[str, tuple[Tensor, tuple[int, int]]] = OrderedDict()
-        self._cells: OrderedDict[str, Tensor] = OrderedDict()
+        self._pixels: OrderedDict[PictureKey, tuple[Tensor, tuple[int, int]]] = OrderedDict()
+        self._cells: OrderedDict[PictureKey, Tensor] = OrderedDict()
 
     @classmethod
     def load(cls, folder: Path) -> TinyGrounder:
@@ -47,10 +48,14 @@ class TinyGrounder:
             raise InputError(
                 f"{folder}: no grounder here; wanted config.json and model.safetensors"
             )
-        raw = json.loads(config_file.read_text(encoding="utf-8"))
-        raw["words"] = tuple(raw["words"])
-        net = TinyGrounderNet(TinyGrounderConfig(**raw))
-        net.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
+        try:
+            raw = json.loads(config_file.read_text(encoding="utf-8"))
+            raw["words"] = tuple(raw["words"])
+            net = TinyGrounderNet(TinyGrounderConfig(**raw))
+            net.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as fault:
+            reason = str(fault).splitlines()[0]
+            raise InputError(f"{folder}: not a grounder of this kind ({reason})") from fault
         return cls(net.eval())
 
     def save(self, folder: Path) -> None:
@@ -152,16 +157,18 @@ class TinyGrounder:
         return boxes, score
 
     def _load(self, path: str) -> tuple[Tensor, tuple[int, int]]:
-        if path not in self._pixels:
+        key = picture_key(path)
+        if key not in self._pixels:
             picture = load_image(path)
-            self._pixels[path] = (self.pixels(picture), picture.size)
+            self._pixels[key] = (self.pixels(picture), picture.size)
             if len(self._pixels) > 2 * self.kept_pictures:
                 self._pixels.popitem(last=False)
-        return self._pixels[path]
+        return self._pixels[key]
 
     def _encoded(self, path: str) -> Tensor:
-        if path not in self._cells:
-            self._cells[path] = self.net.encode(self._load(path)[0][None])[0]
+        key = picture_key(path)
+        if key not in self._cells:
+            self._cells[key] = self.net.encode(self._load(path)[0][None])[0]
             if len(self._cells) > self.kept_pictures:
                 self._cells.popitem(last=False)
-        return self._cells[path]
+        return self._cells[key]

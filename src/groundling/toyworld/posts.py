@@ -83,9 +83,14 @@ class WorldPost:
     scene: Scene
 
 
-def draw_post(post_id: str, scene: Scene, rng: np.random.Generator) -> WorldPost:
-    """A post about a scene: some of what stands there is mentioned, and some that does not."""
-    names = _mentions(scene, rng)
+def draw_post(
+    post_id: str, scene: Scene, rng: np.random.Generator, mention_share: float = 0.4
+) -> WorldPost:
+    """A post about a scene: some of what stands there is mentioned, and some that does not.
+
+    `mention_share` is the chance that a name in the picture is in the text too.
+    """
+    names = _mentions(scene, rng, mention_share)
     tokens: list[str] = _pick(rng, _OPENERS).split()
     entities: list[Entity] = []
     for position, name in enumerate(names):
@@ -108,10 +113,10 @@ def boxes_of(scene: Scene, name: str) -> tuple[Any, ...]:
     return tuple(r.box for r in scene.referents() if r.name == name)
 
 
-def _mentions(scene: Scene, rng: np.random.Generator) -> list[str]:
+def _mentions(scene: Scene, rng: np.random.Generator, share: float) -> list[str]:
     present = list(dict.fromkeys(r.name for r in scene.referents() if r.name is not None))
     there = {TYPE_OF_REFERENT[r.kind] for r in scene.referents()}
-    said = [name for name in present if rng.random() < 0.55][:3]
+    said = [name for name in present if rng.random() < share][:3]
     absent_count = int(rng.choice([0, 1, 2, 3], p=[0.12, 0.38, 0.34, 0.16]))
     if not said:
         absent_count = max(1, absent_count)

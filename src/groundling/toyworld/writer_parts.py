@@ -47,7 +47,7 @@ def corpus(seed: int) -> Iterator[str]:
         for _ in range(4):
             _, lesson = draw_lesson(scene, rng, BROAD)
             yield from (lesson.question, lesson.answer)
-        yield draw_post(str(i), scene, rng).post.text
+        yield draw_post(str(i), scene, rng, mention_share=0.55).post.text
         yield from (write_expert(scene, referent, rng) for referent in scene.referents())
 
 
