@@ -25,6 +25,8 @@ COMMANDS = {
     "ground": "groundling.cli.ground",
     "data": "groundling.cli.data",
     "score": "groundling.cli.score",
+    "ablate": "groundling.cli.ablate",
+    "report": "groundling.cli.report",
 }
 """Subcommands and their modules, in the order of the help."""
 

@@ -73,6 +73,12 @@ def _is_here(scene: Scene, rng: np.random.Generator) -> Lesson:
     return Lesson(question.format(_labelled(name, rng)), "yes" if found else "no")
 
 
+def _call(scene: Scene, rng: np.random.Generator) -> Lesson:
+    """A name alone, as in a list; its place is the answer."""
+    name, found = _name(scene, rng, present=0.6)
+    return Lesson(f" {name}:", place_of(found[0]) if found else NOT_HERE)
+
+
 def _where(scene: Scene, rng: np.random.Generator) -> Lesson:
     name, found = _name(scene, rng, present=0.75)
     question = _pick(rng, ("Where is {}?", "On which side is {}?"))
@@ -157,6 +163,9 @@ BROAD: dict[str, float] = {
 }
 """Shares of the kinds of lesson at first: much to say about everything in the picture."""
 
+CALLED: dict[str, float] = {"call": 1.0}
+"""Shares while names are drilled: the shortest question there is, so the most names a second."""
+
 NAMED: dict[str, float] = {
     "is_here": 0.26,
     "where": 0.2,
@@ -169,6 +178,7 @@ NAMED: dict[str, float] = {
 """Shares later on: nearly every lesson is about one name."""
 
 _WRITERS: dict[str, Callable[[Scene, np.random.Generator], Lesson]] = {
+    "call": _call,
     "is_here": _is_here,
     "where": _where,
     "looks_like": _looks_like,

@@ -1,6 +1,6 @@
 """Pre-trains the tiny grounder on expressions about pre-training scenes.
 
-    python -m groundling.toyworld.pretrain_grounder OUT [--steps N] [--seed S]
+    python -m groundling.toyworld.pretrain_grounder OUT [--steps N] [--seed S] [--start FOLDER]
 
 It stands in for a published visual grounding model: it has heard the language of referring
 expressions, ambiguous ones included, but not the task's expert expressions nor a picture of the
@@ -114,12 +114,17 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=32)
     parser.add_argument("--expressions", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--start", type=Path, help="go on from the weights in this folder")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng([options.seed, 77])
-    net = TinyGrounderNet(TinyGrounderConfig(VOCABULARY))
-    grounder = TinyGrounder(net)
+    grounder = (
+        TinyGrounder.load(options.start)
+        if options.start
+        else TinyGrounder(TinyGrounderNet(TinyGrounderConfig(VOCABULARY)))
+    )
+    net = grounder.net
     optimiser = torch.optim.AdamW(net.parameters(), lr=options.lr, weight_decay=0.02)
     options.out.mkdir(parents=True, exist_ok=True)
     began, losses = time.perf_counter(), []

@@ -1,11 +1,12 @@
 """Pre-trains the tiny writer: first its eyes, then its words.
 
-    python -m groundling.toyworld.pretrain_writer OUT [--seed S] [--from-phase 1|2]
+    python -m groundling.toyworld.pretrain_writer OUT [--seed S] [--from-phase N]
 
-Phase 1 teaches the vision tower what each image token covers. Phase 2 trains the whole model on
+Phase 1 teaches the vision tower what each image token covers. The others train the whole model on
 questions and answers about pre-training scenes (`lessons`), never in the words of the task's
-prompts and never on a picture of the train, validation or test pools. Every lesson weighs the same
-there, so that a plain yes or no about a name, which is what the task turns on, is not drowned by
+prompts and never on a picture of the train, validation or test pools: bare names by the hundred,
+until names and pictures are connected (2), then all kinds of lesson (3). Every lesson weighs the
+same, so that a plain yes or no about a name, which is what the task turns on, is not drowned by
 long descriptions.
 """
 
@@ -30,7 +31,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 from groundling.models.packing import Prompt, Row, answer_logprobs, sum_by_answer
 from groundling.models.qwen2vl import ImageTokens, PictureRules, Qwen2VL
 from groundling.toyworld import identities as who
-from groundling.toyworld.lessons import NAMED, draw_lesson
+from groundling.toyworld.lessons import CALLED, NAMED, draw_lesson
 from groundling.toyworld.render import render
 from groundling.toyworld.scene import SIZE_PX, Referent, Scene, draw_scene
 from groundling.toyworld.writer_parts import build_model, build_processor, train_tokenizer
@@ -46,7 +47,7 @@ OPENINGS = (
 )
 """Said before the picture, of many lengths, so that no place of the picture is special."""
 
-EYE_STEPS = 1200
+EYE_STEPS = 1000
 """Steps of phase 1, 48 pictures each."""
 
 _LABELS: dict[str, int] = {}
@@ -95,24 +96,13 @@ def token_labels(scene: Scene, side: int) -> Tensor:
 
 
 class Eyes:
-    """The vision tower, with a linear probe for looks and a contrast with the words for names.
+    """The vision tower, with a linear probe on its image tokens."""
 
-    A name's logit at an image token grows with the cosine between that token and the mean of the
-    name's own text embeddings, as in CLIP: what the language model must match then lies side by
-    side in the space that its first layer reads.
-    """
-
-    def __init__(self, net: Qwen2VL, hidden: int, names: list[tuple[int, ...]]) -> None:
+    def __init__(self, net: Qwen2VL, hidden: int) -> None:
         self.net = net
         self.side = 4
-        self.names = names
-        self.probe = nn.Linear(hidden, len(_LABELS) - len(names))
-        self.scale_bias = nn.Parameter(torch.tensor([8.0, -3.0]))
+        self.probe = nn.Linear(hidden, len(_LABELS))
         nn.init.constant_(self.probe.bias, -3.0)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What the eyes learn besides the tower itself."""
-        return [*self.probe.parameters(), self.scale_bias]
 
     def tokens(self, scenes: list[Scene]) -> Tensor:
         """Image tokens (B, 16, hidden), with gradient."""
@@ -122,29 +112,46 @@ class Eyes:
     def loss(self, tokens: Tensor, scenes: list[Scene]) -> Tensor:
         """Binary cross entropy of the probe, present labels weighing more."""
         wanted = torch.stack([token_labels(scene, self.side) for scene in scenes])
-        pieces = [
-            functional.normalize(self.net.embed(torch.tensor(ids)), dim=-1) for ids in self.names
-        ]
-        words = torch.stack([part.mean(0) for part in pieces])
-        cosine = functional.normalize(tokens, dim=-1) @ words.T
-        named = cosine * self.scale_bias[0] + self.scale_bias[1]
-        logits = torch.cat([self.probe(tokens), named], dim=-1)
+        logits = self.probe(tokens)
         weight = torch.where(wanted > 0, 4.0, 1.0)
         return functional.binary_cross_entropy_with_logits(logits, wanted, weight=weight) * 20
+
+    @torch.no_grad()
+    def whiten(self, merger_out: nn.Linear, rng: np.random.Generator) -> None:
+        """Fold a linear map into the tower's last layer that evens out the spread of its tokens.
+
+        A probe does not care that a few directions dwarf all others; the normalisation at the
+        language model's door does, and would hide from it most of what the tower has learned.
+        """
+        batches = [[draw_scene(rng, "pretraining") for _ in range(32)] for _ in range(20)]
+        tokens = torch.cat([self.tokens(scenes) for scenes in batches]).flatten(0, 1)
+        mean = tokens.mean(0)
+        _, sizes, axes = torch.linalg.svd(tokens - mean, full_matrices=False)
+        spread = sizes / len(tokens) ** 0.5
+        even = axes.T @ torch.diag(0.5 / (spread + 0.02 * spread[0])) @ axes
+        merger_out.bias.copy_((merger_out.bias - mean) @ even)
+        merger_out.weight.copy_(even.T @ merger_out.weight)
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What phase 2 teaches: pictures a step, lessons a picture, and their kinds."""
+    """What a phase teaches: pictures a step, lessons a picture, and their kinds.
+
+    `horizon` is the step at which its learning rate would have come down.
+    """
 
     steps: int
+    horizon: int
     pictures: int
     lessons: int
     shares: Mapping[str, float]
 
 
-LESSONS = Taught(2600, 8, 8, NAMED)
-"""Phase 2."""
+PHASES = {
+    2: Taught(700, 1400, 16, 20, CALLED),
+    3: Taught(1300, 1300, 8, 8, NAMED),
+}
+"""What the phases after the first teach."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,9 @@ class School:
 
     def lesson_ids(self, question: str, answer: str) -> tuple[tuple[int, ...], int]:
         """Ids of the rest of the turn and the answer with its end; and where the answer starts."""
-        asked = self.ids(f"{question}<|im_end|>\n<|im_start|>assistant\n")
+        listed = question.endswith(":")
+        turn = "" if listed else "<|im_end|>\n<|im_start|>assistant\n"
+        asked = self.ids(question + turn)
         return asked + self.ids(answer) + (self.tokenizer.eos_token_id,), len(asked)
 
     def answer_logprobs(
@@ -201,7 +210,7 @@ def evaluate(eyes: Eyes, school: School, pictures: int) -> dict[str, float]:
     likelihood: dict[str, list[float]] = defaultdict(list)
     for _ in range(pictures // 32):
         scenes = [draw_scene(rng, "pretraining") for _ in range(32)]
-        found = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, LESSONS)
+        found = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, PHASES[3])
         for value, kind in zip(found[0].tolist(), found[2], strict=True):
             likelihood[kind].append(value)
     return {kind: round(math.exp(float(np.mean(v))), 3) for kind, v in sorted(likelihood.items())}
@@ -216,9 +225,9 @@ def main() -> None:
     """Run the phases, log JSON lines, and save in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--from-phase", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--from-phase", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -226,15 +235,18 @@ def main() -> None:
     processor = build_processor(tokenizer)
     net = Qwen2VL(model, PictureRules(processor.image_processor))
     school = School(net, tokenizer)
-    names = [school.ids(" " + name) for name in who.NAMES]
-    eyes = Eyes(net, model.config.text_config.hidden_size, names)
+    eyes = Eyes(net, model.config.text_config.hidden_size)
     log = options.out / "pretraining.jsonl"
     if options.from_phase == 1:
-        _learn_to_see(eyes, model, np.random.default_rng([options.seed, 88]), log)
+        rng = np.random.default_rng([options.seed, 88])
+        _learn_to_see(eyes, model, rng, log)
+        eyes.whiten(model.model.visual.merger.mlp[2], rng)
         save(options.out, model, processor)
-    rng = np.random.default_rng([options.seed, 89])
-    _learn_to_speak(LESSONS, eyes, school, model, rng, log)
-    save(options.out, model, processor)
+    for phase in PHASES:
+        if options.from_phase <= phase:
+            rng = np.random.default_rng([options.seed, 87 + phase])
+            _learn_to_speak(phase, eyes, school, model, rng, log)
+            save(options.out, model, processor)
 
 
 def _begin(out: Path, phase: int, seed: int) -> tuple[Any, Any]:
@@ -247,9 +259,8 @@ def _begin(out: Path, phase: int, seed: int) -> tuple[Any, Any]:
 
 
 def _learn_to_see(eyes: Eyes, model: Any, rng: np.random.Generator, log: Path) -> None:
-    """Phase 1: the vision tower, its probe, and the embeddings that names are pulled towards."""
-    seeing = [*model.model.visual.parameters(), *eyes.parameters()]
-    seeing += model.get_input_embeddings().parameters()
+    """Phase 1: the vision tower and its probe."""
+    seeing = [*model.model.visual.parameters(), *eyes.probe.parameters()]
     optimiser = torch.optim.AdamW(seeing, weight_decay=0.02)
     began, losses = time.perf_counter(), []
     for step in range(1, EYE_STEPS + 1):
@@ -262,14 +273,15 @@ def _learn_to_see(eyes: Eyes, model: Any, rng: np.random.Generator, log: Path) -
 
 
 def _learn_to_speak(
-    taught: Taught,
+    phase: int,
     eyes: Eyes,
     school: School,
     model: Any,
     rng: np.random.Generator,
     log: Path,
 ) -> None:
-    """Phase 2: the whole model, on lessons; each lesson weighs the same."""
+    """Phases 2 and 3: the whole model, on lessons; each lesson weighs the same."""
+    taught = PHASES[phase]
     learning = list(model.parameters())
     optimiser = torch.optim.AdamW(learning, weight_decay=0.02, betas=(0.9, 0.98))
     began, losses = time.perf_counter(), []
@@ -277,11 +289,11 @@ def _learn_to_speak(
         scenes = [draw_scene(rng, "pretraining") for _ in range(taught.pictures)]
         found, tokens, _ = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, taught)
         loss = -(found / tokens).mean()
-        _update(optimiser, loss, rate(step, taught.steps, 1.5e-3), learning)
+        _update(optimiser, loss, rate(step, taught.horizon, 1.5e-3), learning)
         losses.append(float(loss.detach()))
         if step % 100 == 0:
             extra = evaluate(eyes, school, 128) if step % 200 == 0 else {}
-            _log(log, phase=2, step=step, loss=np.mean(losses[-100:]), began=began, **extra)
+            _log(log, phase=phase, step=step, loss=np.mean(losses[-100:]), began=began, **extra)
         if step % 500 == 0:
             save(log.parent, model, build_processor(school.tokenizer))
 

@@ -119,25 +119,4 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForCond
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
-    for layer in model.model.language_model.layers:
-        _attend_to_likeness(layer.self_attn)
-    return model
-
-
-@torch.no_grad()
-def _attend_to_likeness(attention: Any) -> None:
-    """Let every head start with equal query and key projections, orthonormal rows.
-
-    So a token first looks at tokens like itself (Trockman and Kolter 2023, arXiv:2305.09828): a
-    name finds the image token that phase 1 has pulled towards it, which from an ordinary start
-    takes a thousand steps to discover.
-    """
-    width = attention.k_proj.weight.shape[1]
-    size = attention.head_dim
-    per_key = attention.q_proj.weight.shape[0] // attention.k_proj.weight.shape[0]
-    for head in range(attention.k_proj.weight.shape[0] // size):
-        rows = torch.linalg.qr(torch.randn(width, size))[0].T
-        attention.k_proj.weight[head * size : (head + 1) * size] = rows
-        for query in range(head * per_key, (head + 1) * per_key):
-            attention.q_proj.weight[query * size : (query + 1) * size] = rows
+    return Qwen2VLForConditionalGeneration(config)
