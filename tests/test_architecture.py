@@ -100,7 +100,9 @@ def group_of(module: str) -> str:
     assert top in GROUPS, f"{module}: say in GROUPS where this module belongs"
     if top == "models" and name in ("", "base", "registry"):
         return name or "registry"
-    if top == "toyworld" and (name.startswith("pretrain_") or name == "writer_parts"):
+    if top == "toyworld" and (
+        name.startswith("pretrain_") or name in ("writer_parts", "introduction")
+    ):
         return "pretraining"
     return GROUPS[top] or top
 

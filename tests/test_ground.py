@@ -197,8 +197,8 @@ def test_a_run_whose_grounder_was_not_tuned_uses_the_published_one(
         (lambda run: shutil.rmtree(run / "writer/round-1"), "selects round 1"),
         (lambda run: (run / "metrics.json").write_text("{"), "selects no round"),
         (lambda run: (run / "metrics.json").write_text('{"selected": "best"}'), "selects no round"),
-        (lambda run: (run / "grounder/config.json").write_text("{"), "its grounder"),
-        (lambda run: (run / "grounder/model.safetensors").write_bytes(b"x"), "its grounder"),
+        (lambda run: (run / "grounder/config.json").write_text("{"), "grounder"),
+        (lambda run: (run / "grounder/model.safetensors").write_bytes(b"x"), "grounder"),
         (lambda run: (run / "grounder/config.json").unlink(), "no grounder here"),
         (
             lambda run: (run / "writer/round-1/adapter_model.safetensors").write_bytes(b"x"),

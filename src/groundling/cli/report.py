@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "report",
         help="write the report of a run, finished or not",
-        description="Write RUN/report.html and RUN/figures/*.svg from what the run has left so far.",
+        description="Write RUN/report.html and RUN/figures/*.svg from what RUN holds so far.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -74,9 +74,9 @@ def _is_here(scene: Scene, rng: np.random.Generator) -> Lesson:
 
 
 def _call(scene: Scene, rng: np.random.Generator) -> Lesson:
-    """A name alone, as in a list; its place is the answer."""
-    name, found = _name(scene, rng, present=0.6)
-    return Lesson(f" {name}:", place_of(found[0]) if found else NOT_HERE)
+    """A name alone, as in a list: is it here?"""
+    name, found = _name(scene, rng, present=0.5)
+    return Lesson(f" {name}:", " yes" if found else " no")
 
 
 def _where(scene: Scene, rng: np.random.Generator) -> Lesson:

@@ -5,8 +5,9 @@
 Phase 1 teaches the vision tower what each image token covers. The others train the whole model on
 questions and answers about pre-training scenes (`lessons`), never in the words of the task's
 prompts and never on a picture of the train, validation or test pools: bare names by the hundred,
-until names and pictures are connected (2), then all kinds of lesson (3). Every lesson weighs the
-same, so that a plain yes or no about a name, which is what the task turns on, is not drowned by
+until names and pictures are connected (2), then all kinds of lesson (3). The tower stays as phase 1
+left it: the wild first gradients of an untrained language model would spoil it. Every lesson weighs
+the same, so that a plain yes or no about a name, which is what the task turns on, is not drowned by
 long descriptions.
 """
 
@@ -31,6 +32,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 from groundling.models.packing import Prompt, Row, answer_logprobs, sum_by_answer
 from groundling.models.qwen2vl import ImageTokens, PictureRules, Qwen2VL
 from groundling.toyworld import identities as who
+from groundling.toyworld.introduction import fit_map, start_heads
 from groundling.toyworld.lessons import CALLED, NAMED, draw_lesson
 from groundling.toyworld.render import render
 from groundling.toyworld.scene import SIZE_PX, Referent, Scene, draw_scene
@@ -47,7 +49,7 @@ OPENINGS = (
 )
 """Said before the picture, of many lengths, so that no place of the picture is special."""
 
-EYE_STEPS = 1000
+EYE_STEPS = 900
 """Steps of phase 1, 48 pictures each."""
 
 _LABELS: dict[str, int] = {}
@@ -105,7 +107,7 @@ class Eyes:
         nn.init.constant_(self.probe.bias, -3.0)
 
     def tokens(self, scenes: list[Scene]) -> Tensor:
-        """Image tokens (B, 16, hidden), with gradient."""
+        """Image tokens (B, 16, hidden)."""
         pictures = [self.net.rules.fit(render(scene)) for scene in scenes]
         return self.net._tower(self.net.rules.patches(pictures), (self.side, self.side))
 
@@ -148,8 +150,8 @@ class Taught:
 
 
 PHASES = {
-    2: Taught(700, 1400, 16, 20, CALLED),
-    3: Taught(1300, 1300, 8, 8, NAMED),
+    2: Taught(400, 1200, 16, 24, CALLED),
+    3: Taught(1500, 1500, 8, 8, NAMED),
 }
 """What the phases after the first teach."""
 
@@ -242,6 +244,8 @@ def main() -> None:
         _learn_to_see(eyes, model, rng, log)
         eyes.whiten(model.model.visual.merger.mlp[2], rng)
         save(options.out, model, processor)
+    if options.from_phase <= 2:
+        introduce(eyes, school, model, options.seed)
     for phase in PHASES:
         if options.from_phase <= phase:
             rng = np.random.default_rng([options.seed, 87 + phase])
@@ -272,6 +276,23 @@ def _learn_to_see(eyes: Eyes, model: Any, rng: np.random.Generator, log: Path) -
             _log(log, phase=1, step=step, loss=np.mean(losses[-100:]), began=began)
 
 
+def introduce(eyes: Eyes, school: School, model: Any, seed: int) -> None:
+    """Fit the map from image tokens to names, and let the first layer start from it."""
+    rng = np.random.default_rng([seed, 89])
+    generator = torch.Generator().manual_seed(seed)
+    scenes = [draw_scene(rng, "pretraining") for _ in range(2400)]
+    with torch.no_grad():
+        parts = [scenes[i : i + 48] for i in range(0, len(scenes), 48)]
+        tokens = torch.cat([eyes.tokens(part) for part in parts]).flatten(0, 1)
+        pieces = [school.net.embed(torch.tensor(school.ids(f" {name}"))) for name in who.NAMES]
+        means = [functional.normalize(part, dim=-1).mean(0) for part in pieces]
+        names = functional.normalize(torch.stack(means), dim=-1)
+    table = torch.cat([token_labels(scene, eyes.side) for scene in scenes])
+    wanted = table[:, [_LABELS[name] for name in who.NAMES]]
+    weight = fit_map(tokens, names, wanted, generator)
+    start_heads(model.model.language_model.layers[0].self_attn, weight, generator)
+
+
 def _learn_to_speak(
     phase: int,
     eyes: Eyes,
@@ -282,12 +303,14 @@ def _learn_to_speak(
 ) -> None:
     """Phases 2 and 3: the whole model, on lessons; each lesson weighs the same."""
     taught = PHASES[phase]
-    learning = list(model.parameters())
+    learning = list(model.model.language_model.parameters())  # the tower has learned its part
     optimiser = torch.optim.AdamW(learning, weight_decay=0.02, betas=(0.9, 0.98))
     began, losses = time.perf_counter(), []
     for step in range(1, taught.steps + 1):
         scenes = [draw_scene(rng, "pretraining") for _ in range(taught.pictures)]
-        found, tokens, _ = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, taught)
+        with torch.no_grad():
+            seen = eyes.tokens(scenes)
+        found, tokens, _ = school.answer_logprobs(seen, scenes, rng, taught)
         loss = -(found / tokens).mean()
         _update(optimiser, loss, rate(step, taught.horizon, 1.5e-3), learning)
         losses.append(float(loss.detach()))
