@@ -68,6 +68,9 @@ class FakeWriter:
     def dpo_loss(self, batch: Sequence[Preference], beta: float) -> torch.Tensor:
         raise NotImplementedError
 
+    def restart_adapter(self, seed: int) -> None:
+        self.restarted = seed
+
     def save_adapter(self, folder: Path) -> None:
         raise NotImplementedError
 

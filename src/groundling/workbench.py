@@ -149,7 +149,7 @@ class Workbench:
     def writer_at(self, round_: int | None) -> Writer:
         """The writer with the adapter of π_t as its stage stored it; None for a fresh one."""
         config = self.config
-        if self._writer is None or round_ is None:
+        if self._writer is None:
             self._writer = open_writer(
                 config.writer.backend,
                 config.writer.path,
@@ -159,7 +159,9 @@ class Workbench:
                 adapter=None,
             )
             self._prepare(self._writer)
-        if round_ is not None:
+        if round_ is None:
+            self._writer.restart_adapter(config.seed)
+        else:
             self._writer.load_adapter(self.run.path / f"writer/round-{round_}")
         return self._writer
 

@@ -103,6 +103,10 @@ class Writer(Trainable, Protocol):
         """Mean over the batch of the DPO loss (eq. 8), a scalar with gradient."""
         ...
 
+    def restart_adapter(self, seed: int) -> None:
+        """Return the adapter to a fresh, seeded beginning that changes nothing yet."""
+        ...
+
     def save_adapter(self, folder: Path) -> None:
         """Write the current adapter in PEFT's own layout (safetensors)."""
         ...
