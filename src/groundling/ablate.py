@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,11 @@ from groundling.config import AblateConfig, IsrConfig, load_config
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions
 from groundling.isr import run_isr
+from groundling.models.registry import compute_threads, use_threads
+from groundling.progress import Progress
 from groundling.records import Post, PostPrediction
 from groundling.scoring.compare import Comparison, compare_isr
 from groundling.workbench import WORLD
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A way to train: its name in the tables, and what it changes in the recipe."""
-
-    name: str
-    overrides: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,67 +51,133 @@ class Ablation:
 
 
 def run_ablation(
-    config: AblateConfig, folder: Path, recipes: Path, *, quiet: bool = False
+    config: AblateConfig, folder: Path, recipes: Path, *, quiet: bool = False, jobs: int = 1
 ) -> Ablation:
     """Search the rates, run every variant with every seed below `folder`, and gather the metrics.
 
-    `recipes` is the folder that `config.recipe` is relative to.
+    `recipes` is the folder that `config.recipe` is relative to. With several `jobs`, that many runs
+    go on side by side, each in a process of its own with its share of the threads.
     """
-    runner = _Runner(folder, recipes / config.recipe, quiet)
-    first = config.seeds[0]
-    runner.search("sft", "sft.lr", config.sft_lrs, {"rounds": 0}, first)
+    runner = _Runner(config, folder, recipes / config.recipe, _Runs(jobs, quiet))
+    runner.run({"base": {"rounds": 0}}, config.seeds, base=None)
+    sft = runner.search("sft", "sft.lr", config.sft_lrs, {"rounds": 0})
     full: dict[str, object] = {
         "rounds": 0,
         "sft.epochs": config.full_sft_epochs,
         "sft_queries": runner.train_queries,
     }
-    runner.search("full sft", "sft.lr", config.full_sft_lrs, full, first)
-    start = {"sft.lr": runner.rates["sft"]}
-    runner.search("dpo", "dpo.lr", config.dpo_lrs, start, first)
-    tuned = {**start, "dpo.lr": runner.rates["dpo"]}
-    variants = [Variant("ISR", tuned)]
-    variants += [Variant(f"K = {k}", {**tuned, "samples": k}) for k in config.samples if k != 4]
-    variants += [
-        Variant(name, {**tuned, "strategy": name}) for name in config.strategies if name != "full"
-    ]
-    variants.append(Variant("SFT (full)", {**full, "sft.lr": runner.rates["full sft"]}))
-    outcomes = {v.name: [runner.run(v, seed) for seed in config.seeds] for v in variants}
-    return Ablation(config, runner.searches, runner.rates, outcomes)
+    full |= {"sft.lr": runner.search("full sft", "sft.lr", config.full_sft_lrs, full)}
+    start: dict[str, object] = {"sft.lr": sft}
+    runner.run({"start": {**start, "rounds": 0}}, config.seeds)
+    dpo = runner.search("dpo", "dpo.lr", config.dpo_lrs, start, base="start")
+    tuned = {**start, "dpo.lr": dpo}
+    variants: dict[str, Mapping[str, object]] = {"ISR": tuned}
+    variants |= {f"K = {k}": {**tuned, "samples": k} for k in config.samples if k != 4}
+    variants |= {name: {**tuned, "strategy": name} for name in config.strategies if name != "full"}
+    variants |= {"SFT (full)": full}
+    return Ablation(
+        config,
+        runner.searches,
+        {"sft": sft, "full sft": float(str(full["sft.lr"])), "dpo": dpo},
+        runner.run(variants, config.seeds, base="start"),
+    )
 
 
 class _Runner:
-    """Runs variants, each seed's first run lending its data, grounder and start to the others."""
+    """Runs variants; what those of one seed have in common is done once and lent."""
 
-    def __init__(self, folder: Path, recipe: Path, quiet: bool) -> None:
+    def __init__(self, config: AblateConfig, folder: Path, recipe: Path, runs: _Runs) -> None:
         self.searches: dict[str, dict[float, float]] = {}
-        self.rates: dict[str, float] = {}
+        self._ablation = config
         self._folder = folder
         self._recipe = recipe
-        self._quiet = quiet
-        world = load_config(IsrConfig, recipe).data.toyworld
+        self._runs = runs
+        world = self._config({}, config.seeds[0]).data.toyworld
         self.train_queries = world.train_queries if world is not None else 0
 
     def search(
-        self, what: str, key: str, rates: Sequence[float], fixed: Mapping[str, object], seed: int
-    ) -> None:
-        """Try each rate with one seed; keep the best on validation (the lower one of equals)."""
-        found: dict[float, float] = {}
-        for rate in sorted(rates):
-            name = f"search {what} {rate:g}"
-            outcome = self.run(Variant(name, {**fixed, key: rate}), seed)
-            found[rate] = outcome.stage("selected")["validation"]["accuracy"]["all"]
+        self,
+        what: str,
+        key: str,
+        rates: Sequence[float],
+        fixed: Mapping[str, object],
+        base: str = "base",
+    ) -> float:
+        """Try each rate with the first seed; the best on validation (the lower one of equals)."""
+        tried = {f"search {what} {rate:g}": {**fixed, key: rate} for rate in sorted(rates)}
+        outcomes = self.run(tried, self._ablation.seeds[:1], base)
+        found = {
+            rate: outcomes[name][0].stage("selected")["validation"]["accuracy"]["all"]
+            for rate, name in zip(sorted(rates), tried, strict=True)
+        }
         self.searches[what] = found
-        self.rates[what] = max(found, key=lambda rate: (found[rate], -rate))
+        return max(found, key=lambda rate: (found[rate], -rate))
 
-    def run(self, variant: Variant, seed: int) -> Outcome:
-        """One run directory; its common stages come from the seed's first run."""
-        config = load_config(IsrConfig, self._recipe, {**variant.overrides, "seed": seed})
-        out = self._folder / f"seed-{seed}" / re.sub(r"[^a-z0-9.]+", "-", variant.name.lower())
-        sft_lr = self.rates.get("sft", config.sft.lr)
-        start = {"seed": seed, "rounds": 0, "sft.lr": sft_lr}
-        base = self._folder / f"seed-{seed}" / f"base-{sft_lr:g}"
-        run_isr(load_config(IsrConfig, self._recipe, start), base, quiet=self._quiet)
-        return Outcome(seed, out, run_isr(config, out, quiet=self._quiet, base=base))
+    def run(
+        self,
+        variants: Mapping[str, Mapping[str, object]],
+        seeds: Sequence[int],
+        base: str | None = "base",
+    ) -> dict[str, list[Outcome]]:
+        """Every variant (what it changes in the recipe, by name) with every seed.
+
+        `base` names the variant whose common stages are taken over.
+        """
+        tasks = {
+            (name, seed): _Task(
+                self._config(overrides, seed),
+                self._place(name, seed),
+                None if base is None else self._place(base, seed),
+            )
+            for name, overrides in variants.items()
+            for seed in seeds
+        }
+        metrics = dict(zip(tasks, self._runs.all(list(tasks.values())), strict=True))
+        return {
+            name: [Outcome(seed, tasks[name, seed].out, metrics[name, seed]) for seed in seeds]
+            for name in variants
+        }
+
+    def _config(self, overrides: Mapping[str, object], seed: int) -> IsrConfig:
+        changes = {**self._ablation.overrides, **overrides, "seed": seed}
+        return load_config(IsrConfig, self._recipe, changes)
+
+    def _place(self, name: str, seed: int) -> Path:
+        return self._folder / f"seed-{seed}" / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One run: its configuration, its directory, and the run it takes common stages from."""
+
+    config: IsrConfig
+    out: Path
+    base: Path | None
+
+
+class _Runs:
+    """Does runs, `jobs` at a time."""
+
+    def __init__(self, jobs: int, quiet: bool) -> None:
+        self._jobs = jobs
+        self._quiet = quiet
+
+    def all(self, tasks: Sequence[_Task]) -> list[dict[str, Any]]:
+        """The metrics of each task, in order."""
+        if self._jobs == 1:
+            return [run_isr(t.config, t.out, quiet=self._quiet, base=t.base) for t in tasks]
+        threads = max(1, compute_threads() // self._jobs)
+        pool = ProcessPoolExecutor(self._jobs, get_context("spawn"), use_threads, (threads,))
+        label = " ".join(dict.fromkeys(task.out.name for task in tasks))
+        with pool, Progress(label, len(tasks), "runs", quiet=self._quiet) as progress:
+            waiting = [pool.submit(_run_quietly, task) for task in tasks]
+            for _ in as_completed(waiting):
+                progress.advance()
+            return [done.result() for done in waiting]
+
+
+def _run_quietly(task: _Task) -> dict[str, Any]:
+    return run_isr(task.config, task.out, quiet=True, base=task.base)
 
 
 def compare_pooled(

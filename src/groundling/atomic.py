@@ -17,6 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MANY_FILES = 256
+"""From this many files on, a folder is made safe by one sync of everything: one by one takes
+seconds."""
+
 
 def write_bytes(path: Path, data: bytes, staging: Path | None = None) -> None:
     """Replace the file at `path` by `data`; parents are made.
@@ -44,10 +48,12 @@ def place_folder(folder: Path, path: Path, staging: Path) -> None:
     A folder cannot replace another in one step: the old one is first moved into `staging`. Who is
     killed in between finds nothing at `path`, never a mixture.
     """
-    for parent, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
+    inside = [folder, *folder.rglob("*")]
+    if len(inside) > MANY_FILES:
+        os.sync()
+    else:
+        for entry in inside:
+            _sync(entry)
     make_folder(path.parent)
     if path.exists():
         replaced = staging / "replaced"

@@ -6,7 +6,7 @@ checks, describes and writes these objects; its functions are offered from here 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -232,7 +232,9 @@ class AblateConfig(Section):
 
     recipe: str
     """The ISR recipe that every variant starts from; a path beside this file."""
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """What every variant changes in the recipe, by dotted key (`data.toyworld.test_queries`)."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
     """Seeds that every variant runs with; the first one also serves the rate searches."""
     sft_lrs: list[Positive]
     """Peak learning rates to try for the start of the writer (D_SFT)."""

@@ -55,7 +55,7 @@ def test_equal_systems_are_a_tie(outcome: Outcome) -> None:
 def test_a_small_ablation_runs_and_goes_on(small_config: IsrConfig, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(dump_yaml(small_config))
     asked = config(samples=[1, 4], strategies=["full", "no-success"])
-    found = run_ablation(asked, tmp_path / "runs", tmp_path, quiet=True)
+    found = run_ablation(asked, tmp_path / "runs", tmp_path, quiet=True, jobs=2)
     assert set(found.variants) == {"ISR", "K = 1", "no-success", "SFT (full)"}
     starts = {len(o.metrics["stages"]) for o in found.variants["ISR"]}
     assert starts == {2 + small_config.rounds}

@@ -27,6 +27,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--out", type=Path, default=Path("runs/ablate"), help="folder of the runs (%(default)s)"
     )
     parser.add_argument("--page", type=Path, help="Markdown page to write (OUT/results.md)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        default=1,
+        help="runs side by side, each with its share of the threads (%(default)s)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress lines")
     parser.set_defaults(func=_run)
 
@@ -36,9 +43,12 @@ def _run(args: argparse.Namespace) -> int:
     from groundling.ablation_report import ablation_page
     from groundling.atomic import write_bytes
     from groundling.config import AblateConfig, load_config
+    from groundling.errors import InputError
 
+    if args.jobs < 1:
+        raise InputError(f"--jobs: got {args.jobs}; wanted 1 or more")
     config = load_config(AblateConfig, args.config)
-    ablation = run_ablation(config, args.out, args.config.parent, quiet=args.quiet)
+    ablation = run_ablation(config, args.out, args.config.parent, quiet=args.quiet, jobs=args.jobs)
     page = args.page or args.out / "results.md"
     command = f"groundling ablate --config {args.config} --page {page}"
     write_bytes(page, ablation_page(ablation, command).encode())

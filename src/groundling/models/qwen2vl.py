@@ -166,12 +166,12 @@ class Qwen2VL:
             columns, rows = (
                 side // (self.rules.patch_px * self.rules.merge) for side in size_wh_px
             )
-            features = self._tower(patches.to(self.device, self.dtype), (rows, columns))
+            features = self.tower(patches.to(self.device, self.dtype), (rows, columns))
             for place, feature in zip(places, features, strict=True):
                 seen[place] = ImageTokens(feature.clone(), (rows, columns))
         return [seen[place] for place in range(len(pictures))]
 
-    def _tower(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def tower(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """The stock vision transformer on (N, S, 3 · patch²), attention within each picture.
 
         Returns (N, S / merge², hidden). The patch convolution has its stride for a kernel, so it

@@ -52,3 +52,10 @@ def compute_threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def use_threads(count: int) -> None:
+    """Let models compute with `count` threads, in this process."""
+    import torch
+
+    torch.set_num_threads(count)

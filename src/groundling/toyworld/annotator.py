@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -53,9 +53,14 @@ def write_any(scene: Scene, target: Referent, rng: np.random.Generator) -> str:
             return say(phrase)
 
 
-def draw_phrase(scene: Scene, target: Referent, rng: np.random.Generator) -> Phrase:
+def draw_phrase(
+    scene: Scene,
+    target: Referent,
+    rng: np.random.Generator,
+    shares: Mapping[str, float] = FAMILIES,
+) -> Phrase:
     """A random phrase that an observer of `target` might come up with; it may be ambiguous."""
-    family = str(rng.choice(list(FAMILIES), p=list(FAMILIES.values())))
+    family = str(rng.choice(list(shares), p=list(shares.values())))
     return _FAMILY_WRITERS[family](scene, target, rng)
 
 

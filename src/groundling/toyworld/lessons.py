@@ -1,8 +1,8 @@
 """Questions and answers about a scene: what the tiny writer learns before it meets the task.
 
 They stand in for the general training of a foundation model: who is here, where, what does it look
-like, which one is meant. None asks what prompts A.1–A.3 of the paper ask, and none is answered by
-a referring expression.
+like, which one is meant. None is put in the words of prompts A.1–A.3 of the paper, and no answer
+is chosen for singling anything out: a description is true, and may be true of others as well.
 """
 
 from __future__ import annotations
@@ -125,6 +125,20 @@ def _who_is(scene: Scene, rng: np.random.Generator) -> Lesson:
     return Lesson(question.format(phrase), target.name or STRANGER)
 
 
+def _describe(scene: Scene, rng: np.random.Generator) -> Lesson:
+    """Any true words about somebody or something; whether they single it out is left to luck."""
+    referents = scene.referents()
+    target = referents[int(rng.integers(len(referents)))]
+    row = [r for r in referents if r.kind == target.kind]
+    asked = f"the {ORDINALS[row.index(target)]} {LOOSE_NOUN[target.kind]} from the left"
+    if rng.random() < 0.7:
+        asked, found = _name(scene, rng, present=0.85)
+        if not found:
+            return Lesson(f"Describe {asked}.", NOT_HERE)
+        target = found[0]
+    return Lesson(f"Describe {asked}.", write_any(scene, target, rng))
+
+
 def _true_or_false(scene: Scene, rng: np.random.Generator) -> Lesson:
     """A name and a description: do they belong together?"""
     name, found = _name(scene, rng, present=0.9)
@@ -152,36 +166,27 @@ def _roll_call(scene: Scene, rng: np.random.Generator) -> Lesson:
     )
 
 
-BROAD: dict[str, float] = {
-    "is_here": 0.22,
-    "where": 0.18,
-    "looks_like": 0.28,
-    "who_is": 0.12,
-    "true_or_false": 0.08,
-    "nth": 0.07,
-    "roll_call": 0.05,
-}
-"""Shares of the kinds of lesson at first: much to say about everything in the picture."""
-
 CALLED: dict[str, float] = {"call": 1.0}
 """Shares while names are drilled: the shortest question there is, so the most names a second."""
 
-NAMED: dict[str, float] = {
-    "is_here": 0.26,
-    "where": 0.2,
-    "looks_like": 0.28,
-    "who_is": 0.14,
-    "true_or_false": 0.08,
-    "nth": 0.04,
-    "roll_call": 0.0,
+BROAD: dict[str, float] = {
+    "is_here": 0.28,
+    "where": 0.14,
+    "looks_like": 0.16,
+    "describe": 0.16,
+    "who_is": 0.1,
+    "true_or_false": 0.05,
+    "nth": 0.06,
+    "roll_call": 0.05,
 }
-"""Shares later on: nearly every lesson is about one name."""
+"""Shares later on: most lessons are about one name."""
 
 _WRITERS: dict[str, Callable[[Scene, np.random.Generator], Lesson]] = {
     "call": _call,
     "is_here": _is_here,
     "where": _where,
     "looks_like": _looks_like,
+    "describe": _describe,
     "who_is": _who_is,
     "true_or_false": _true_or_false,
     "nth": _nth,

@@ -45,6 +45,17 @@ VOCABULARY = tuple(
     )
 )  # fmt: skip
 
+SHARES: dict[str, float] = {
+    "looks": 0.24,
+    "clothes": 0.16,
+    "place": 0.24,
+    "relation": 0.12,
+    "ordinal": 0.15,
+    "size": 0.09,
+}
+"""Families of expression in the lessons: those that ask for comparing and counting, which take
+longest to learn, come more often than an annotator would use them."""
+
 
 def lesson(
     scene: Scene, rng: np.random.Generator, count: int, longest: int
@@ -57,7 +68,7 @@ def lesson(
     found: list[tuple[str, Box, str]] = []
     for _ in range(3 * count):
         target = referents[int(rng.integers(len(referents)))]
-        phrase = draw_phrase(scene, target, rng)
+        phrase = draw_phrase(scene, target, rng, SHARES)
         meant = denotation(phrase, scene)
         if len(say(phrase).split()) > longest:
             continue

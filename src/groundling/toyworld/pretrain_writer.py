@@ -33,7 +33,7 @@ from groundling.models.packing import Prompt, Row, answer_logprobs, sum_by_answe
 from groundling.models.qwen2vl import ImageTokens, PictureRules, Qwen2VL
 from groundling.toyworld import identities as who
 from groundling.toyworld.introduction import fit_map, start_heads
-from groundling.toyworld.lessons import CALLED, NAMED, draw_lesson
+from groundling.toyworld.lessons import BROAD, CALLED, draw_lesson
 from groundling.toyworld.render import render
 from groundling.toyworld.scene import SIZE_PX, Referent, Scene, draw_scene
 from groundling.toyworld.writer_parts import build_model, build_processor, train_tokenizer
@@ -49,7 +49,7 @@ OPENINGS = (
 )
 """Said before the picture, of many lengths, so that no place of the picture is special."""
 
-EYE_STEPS = 900
+EYE_STEPS = 3000
 """Steps of phase 1, 48 pictures each."""
 
 _LABELS: dict[str, int] = {}
@@ -62,6 +62,12 @@ for _word in (
     + list(who.NAMES)
 ):  # fmt: skip
     _LABELS[_word] = len(_LABELS)
+_LOGO_LABELS = [
+    _LABELS[word]
+    for word in ["logo", *(f"shape {s}" for s in who.SHAPES), *who.ORGANISATIONS]
+    + [f"emblem {c}" for c in who.EMBLEM_COLOURS]
+]
+"""What is told of logos, the smallest things in a picture."""
 
 
 def labels_of(referent: Referent, scene: Scene) -> list[int]:
@@ -109,13 +115,15 @@ class Eyes:
     def tokens(self, scenes: list[Scene]) -> Tensor:
         """Image tokens (B, 16, hidden)."""
         pictures = [self.net.rules.fit(render(scene)) for scene in scenes]
-        return self.net._tower(self.net.rules.patches(pictures), (self.side, self.side))
+        return self.net.tower(self.net.rules.patches(pictures), (self.side, self.side))
 
     def loss(self, tokens: Tensor, scenes: list[Scene]) -> Tensor:
-        """Binary cross entropy of the probe, present labels weighing more."""
+        """Binary cross entropy of the probe, present labels weighing more, small things most."""
         wanted = torch.stack([token_labels(scene, self.side) for scene in scenes])
         logits = self.probe(tokens)
-        weight = torch.where(wanted > 0, 4.0, 1.0)
+        present = torch.full((len(_LABELS),), 4.0)
+        present[_LOGO_LABELS] = 8.0
+        weight = torch.where(wanted > 0, present, torch.ones(()))
         return functional.binary_cross_entropy_with_logits(logits, wanted, weight=weight) * 20
 
     @torch.no_grad()
@@ -137,21 +145,17 @@ class Eyes:
 
 @dataclass(frozen=True)
 class Taught:
-    """What a phase teaches: pictures a step, lessons a picture, and their kinds.
-
-    `horizon` is the step at which its learning rate would have come down.
-    """
+    """What a phase teaches: pictures a step, lessons a picture, and their kinds."""
 
     steps: int
-    horizon: int
     pictures: int
     lessons: int
     shares: Mapping[str, float]
 
 
 PHASES = {
-    2: Taught(400, 1200, 16, 24, CALLED),
-    3: Taught(1500, 1500, 8, 8, NAMED),
+    2: Taught(1200, 16, 24, CALLED),
+    3: Taught(5000, 8, 8, BROAD),
 }
 """What the phases after the first teach."""
 
@@ -312,7 +316,7 @@ def _learn_to_speak(
             seen = eyes.tokens(scenes)
         found, tokens, _ = school.answer_logprobs(seen, scenes, rng, taught)
         loss = -(found / tokens).mean()
-        _update(optimiser, loss, rate(step, taught.horizon, 1.5e-3), learning)
+        _update(optimiser, loss, rate(step, taught.steps, 1.5e-3), learning)
         losses.append(float(loss.detach()))
         if step % 100 == 0:
             extra = evaluate(eyes, school, 128) if step % 200 == 0 else {}
