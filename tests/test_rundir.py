@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -322,107 +321,6 @@ def test_a_torn_last_event_is_ignored_and_then_cut_off(tmp_path: Path) -> None:
     last = read_events(tmp_path)[-1]
     assert (last["stage"], last["payload"]) == ("sft", {"reason": "größer"})
     assert set(last) == {"time", "stage", "kind", "payload"}
-
-
-# ---------------------------------------------------------------- kill -9
-
-KILLED = """
-import io, os, signal, sys
-from pathlib import Path
-from groundling.config import IsrConfig
-from groundling.infer import map_batches
-from groundling.rundir import RunDir
-
-countdown = -1
-os.fsync = lambda descriptor: None  # a kill leaves the kernel's memory alone; a disk is slow
-
-def fatal(module, name):
-    real = getattr(module, name)
-    def call(*args, **options):
-        strike()
-        result = real(*args, **options)
-        strike()
-        return result
-    setattr(module, name, call)
-
-def strike():
-    global countdown
-    countdown -= 1
-    if countdown == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def flow(path):
-    with RunDir.open(path, IsrConfig()) as run:
-        data = run.stage("data")
-        if not data.done:
-            with data:
-                data.write_json("data.json", {"posts": 3})
-        sft = run.stage("sft", after=["data"])
-        if not sft.done:
-            with sft:
-                squares = map_batches([1, 2, 3], lambda i, c: [n * n for n in c],
-                                      chunk_size=2, folder=sft.scratch)
-                with sft.write_folder("writer/round-0") as folder:
-                    (folder / "a.txt").write_text(str(squares))
-                    (folder / "b.txt").write_text("b")
-                sft.write_text("rounds/0/metrics.txt", "m")
-        with run.write_folder("figures") as folder:
-            (folder / "f.txt").write_text("f")
-        run.write_text("metrics.json", "all")
-
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException as fault:
-            print(repr(fault), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
-def die_after(path, count):
-    global countdown
-    for name in ("fsync", "open", "mkdir", "rmdir", "unlink", "rename", "replace"):
-        fatal(os, name)
-    fatal(io, "open")
-    countdown = count
-    flow(path)
-
-def tree(root):
-    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else b""
-            for p in root.rglob("*") if p.name != "events.jsonl"}
-
-base = Path(sys.argv[1])
-assert child(lambda: flow(base / "calm")) == 0
-calm = tree(base / "calm")
-count = 0
-while True:
-    count += int(sys.argv[2])
-    path = base / f"killed-{count}"
-    status = child(lambda: die_after(path, count))
-    if status == 0:
-        break
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (count, status)
-    again = child(lambda: die_after(path, count // 2 + 1))  # die once more, at another point
-    assert os.WIFSIGNALED(again) or again == 0, (count, again)
-    assert child(lambda: flow(path)) == 0, count
-    assert tree(path) == calm, (count, sorted(tree(path)), sorted(calm))
-print(count)
-"""
-
-
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_run_killed_at_any_instant_ends_in_the_same_bytes(tmp_path: Path, stride: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(stride)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 100
 
 
 def test_failure_records_can_be_artefacts(tmp_path: Path) -> None:
