@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from stock import inputs
+from stock import inputs, logprob
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from groundling.errors import ImageError, InputError
+from groundling.models.packing import Prompt, Row, answer_logprobs
 from groundling.models.qwen2vl import PictureRules, Qwen2VL, Qwen2VLProcessor, prompt_positions
 
 PATHS = ["square-1", "wide-2", "odd-3", "square-4", "tall-5", "wide-6"]
@@ -80,3 +81,18 @@ def test_processor_survives_a_folder(tmp_path, processor):
     first, second = (inputs(one, tiny.QUERIES, [""] * 6) for one in (processor, again))
     assert first["input_ids"].tolist() == second["input_ids"].tolist()
     assert torch.equal(first["pixel_values"], second["pixel_values"])
+
+
+def test_axes_that_take_turns_equal_the_stock_model(processor):
+    turns = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1] * 6}
+    model = tiny.model(text={"hidden_size": 48, "rope_parameters": turns})
+    net = Qwen2VL(model, PictureRules(processor.image_processor))
+    answer = processor.tokenizer("the man on the left<|im_end|>")["input_ids"]
+    for query in tiny.QUERIES:
+        ids = inputs(processor, [query], [""])["input_ids"][0].tolist()
+        picture = net.look([net.rules.fit(tiny.picture(query.image))])[0]
+        prompt = Prompt(tuple(ids), ids.index(processor.image_token_id), picture)
+        with torch.no_grad():
+            ours, _ = answer_logprobs(net, [Row(prompt, (tuple(answer),))])
+            stock = logprob(model, processor, query, "the man on the left")
+        torch.testing.assert_close(ours.sum(), stock, rtol=1e-5, atol=1e-4)

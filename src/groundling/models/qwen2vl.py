@@ -135,6 +135,8 @@ def check_family(config: Any) -> None:
         raise InputError("sliding-window attention is not supported; load a full-attention model")
     if config.text_config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
         raise InputError("rotary frequencies that change with length are not supported")
+    if len(config.text_config.rope_parameters["mrope_section"]) % 3:
+        raise InputError("mrope_section: wanted sections for time, row and column in turns")
 
 
 class Qwen2VL:

@@ -48,15 +48,17 @@ def fit_map(tokens: Tensor, names: Tensor, wanted: Tensor, generator: torch.Gene
 
 @torch.no_grad()
 def start_heads(attention: Any, weight: Tensor, generator: torch.Generator) -> None:
-    """Let every head of a layer compare names (queries) with mapped image tokens (keys)."""
+    """Let half of a layer's heads compare names (queries) with mapped image tokens (keys).
+
+    They are those of the first key head; the others stay free to find out who stands where.
+    """
     size, width = attention.head_dim, attention.k_proj.weight.shape[1]
     keys = attention.k_proj.weight.shape[0] // size
     per_key = attention.q_proj.weight.shape[0] // size // keys
     places = [*LOW_TURNING, *(i + size // 2 for i in LOW_TURNING)]
-    for head in range(keys):
-        rows = torch.zeros(size, width)
-        frame = torch.randn(width, len(places), generator=generator)
-        rows[places] = GAIN * torch.linalg.qr(frame)[0].T
-        attention.k_proj.weight[head * size : (head + 1) * size] = rows @ weight
-        for query in range(head * per_key, (head + 1) * per_key):
-            attention.q_proj.weight[query * size : (query + 1) * size] = rows
+    rows = torch.zeros(size, width)
+    frame = torch.randn(width, len(places), generator=generator)
+    rows[places] = GAIN * torch.linalg.qr(frame)[0].T
+    attention.k_proj.weight[:size] = rows @ weight
+    for query in range(per_key):
+        attention.q_proj.weight[query * size : (query + 1) * size] = rows

@@ -79,6 +79,40 @@ def _call(scene: Scene, rng: np.random.Generator) -> Lesson:
     return Lesson(f" {name}:", " yes" if found else " no")
 
 
+def _fact(scene: Scene, rng: np.random.Generator) -> Lesson:
+    """One short fact about somebody or something, asked for by name or in words."""
+    if rng.random() < 0.3:
+        referents = scene.referents()
+        target = referents[int(rng.integers(len(referents)))]
+        asked, facts = write_expert(scene, target, rng), facts_of(target, scene)
+        facts["name"] = target.name or STRANGER
+    else:
+        asked, found = _name(scene, rng, present=0.9)
+        if not found:
+            return Lesson(f" {asked}, place:", f" {NOT_HERE}")
+        facts = facts_of(found[0], scene)
+    aspect = "place" if rng.random() < 0.3 else _pick(rng, list(facts))
+    return Lesson(f" {asked}, {aspect}:", f" {facts[aspect]}")
+
+
+def facts_of(referent: Referent, scene: Scene) -> dict[str, str]:
+    """What there is to say of a referent, by aspect."""
+    look, figure = referent.look, scene.figures[referent.figure]
+    row = [r for r in scene.referents() if r.kind == referent.kind]
+    facts = {"place": place_of(referent), "count": ORDINALS[row.index(referent)]}
+    if isinstance(look, who.Face):
+        facts["hair"] = " ".join(_face_words(look)[:1])
+        facts["head"] = " ".join(_face_words(look)[1:]) or "plain"
+        facts["shirt"] = figure.cloth or "plain"
+        facts["logo"] = figure.emblem.shape if figure.emblem is not None else "none"
+    elif isinstance(look, who.Emblem):
+        facts["logo"] = f"{look.colour} {look.shape}"
+        facts["on"] = "sign" if figure.kind == "sign" else f"{figure.cloth} shirt"
+    else:
+        facts["looks"] = f"{look.colour} {look.kind}"
+    return facts
+
+
 def _where(scene: Scene, rng: np.random.Generator) -> Lesson:
     name, found = _name(scene, rng, present=0.75)
     question = _pick(rng, ("Where is {}?", "On which side is {}?"))
@@ -170,19 +204,23 @@ CALLED: dict[str, float] = {"call": 1.0}
 """Shares while names are drilled: the shortest question there is, so the most names a second."""
 
 BROAD: dict[str, float] = {
-    "is_here": 0.28,
-    "where": 0.14,
-    "looks_like": 0.16,
-    "describe": 0.16,
-    "who_is": 0.1,
-    "true_or_false": 0.05,
-    "nth": 0.06,
-    "roll_call": 0.05,
+    "call": 0.14,
+    "fact": 0.3,
+    "is_here": 0.14,
+    "where": 0.06,
+    "looks_like": 0.08,
+    "describe": 0.14,
+    "who_is": 0.05,
+    "true_or_false": 0.04,
+    "nth": 0.03,
+    "roll_call": 0.02,
 }
-"""Shares later on: most lessons are about one name."""
+"""Shares later on: mostly short questions, so that one step asks many, and some that need many
+words."""
 
 _WRITERS: dict[str, Callable[[Scene, np.random.Generator], Lesson]] = {
     "call": _call,
+    "fact": _fact,
     "is_here": _is_here,
     "where": _where,
     "looks_like": _looks_like,

@@ -145,17 +145,18 @@ class Eyes:
 
 @dataclass(frozen=True)
 class Taught:
-    """What a phase teaches: pictures a step, lessons a picture, and their kinds."""
+    """How a phase teaches: peak learning rate, pictures a step, lessons a picture, their kinds."""
 
     steps: int
+    lr: float
     pictures: int
     lessons: int
     shares: Mapping[str, float]
 
 
 PHASES = {
-    2: Taught(1200, 16, 24, CALLED),
-    3: Taught(5000, 8, 8, BROAD),
+    2: Taught(1000, 1.5e-3, 16, 24, CALLED),
+    3: Taught(4000, 1.0e-3, 12, 12, BROAD),
 }
 """What the phases after the first teach."""
 
@@ -210,13 +211,13 @@ class School:
 
 
 @torch.no_grad()
-def evaluate(eyes: Eyes, school: School, pictures: int) -> dict[str, float]:
+def evaluate(eyes: Eyes, school: School, pictures: int, taught: Taught) -> dict[str, float]:
     """Geometric-mean probability of a true answer on fixed pre-training scenes, by kind."""
     rng = np.random.default_rng(10_000_019)
     likelihood: dict[str, list[float]] = defaultdict(list)
     for _ in range(pictures // 32):
         scenes = [draw_scene(rng, "pretraining") for _ in range(32)]
-        found = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, PHASES[3])
+        found = school.answer_logprobs(eyes.tokens(scenes), scenes, rng, taught)
         for value, kind in zip(found[0].tolist(), found[2], strict=True):
             likelihood[kind].append(value)
     return {kind: round(math.exp(float(np.mean(v))), 3) for kind, v in sorted(likelihood.items())}
@@ -281,7 +282,7 @@ def _learn_to_see(eyes: Eyes, model: Any, rng: np.random.Generator, log: Path) -
 
 
 def introduce(eyes: Eyes, school: School, model: Any, seed: int) -> None:
-    """Fit the map from image tokens to names, and let the first layer start from it."""
+    """Fit the map from image tokens to names, and let the first two layers start from it."""
     rng = np.random.default_rng([seed, 89])
     generator = torch.Generator().manual_seed(seed)
     scenes = [draw_scene(rng, "pretraining") for _ in range(2400)]
@@ -294,7 +295,8 @@ def introduce(eyes: Eyes, school: School, model: Any, seed: int) -> None:
     table = torch.cat([token_labels(scene, eyes.side) for scene in scenes])
     wanted = table[:, [_LABELS[name] for name in who.NAMES]]
     weight = fit_map(tokens, names, wanted, generator)
-    start_heads(model.model.language_model.layers[0].self_attn, weight, generator)
+    for layer in model.model.language_model.layers[:2]:
+        start_heads(layer.self_attn, weight, generator)
 
 
 def _learn_to_speak(
@@ -316,10 +318,10 @@ def _learn_to_speak(
             seen = eyes.tokens(scenes)
         found, tokens, _ = school.answer_logprobs(seen, scenes, rng, taught)
         loss = -(found / tokens).mean()
-        _update(optimiser, loss, rate(step, taught.steps, 1.5e-3), learning)
+        _update(optimiser, loss, rate(step, taught.steps, taught.lr), learning)
         losses.append(float(loss.detach()))
         if step % 100 == 0:
-            extra = evaluate(eyes, school, 128) if step % 200 == 0 else {}
+            extra = evaluate(eyes, school, 256, taught) if step % 200 == 0 else {}
             _log(log, phase=phase, step=step, loss=np.mean(losses[-100:]), began=began, **extra)
         if step % 500 == 0:
             save(log.parent, model, build_processor(school.tokenizer))

@@ -23,6 +23,10 @@ SIZE_PX = 112
 """Side of the square that the writer resizes its pictures to; 8 × 8 patches, 4 × 4 tokens."""
 
 VOCABULARY = 1024
+SECTIONS = [1] * 24
+"""Which axis (time, row, column, time, …) each rotary frequency turns with. In three blocks, the
+slowest third would be the columns' own, and 4 columns would look all the same; in turns, as newer
+models of the family have it, every axis has fast frequencies."""
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 PICTURES = ("<|image_pad|>", "<|video_pad|>")
 CHAT_TEMPLATE = (
@@ -92,7 +96,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForCond
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 8, 8]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": SECTIONS},
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
