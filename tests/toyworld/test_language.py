@@ -129,11 +129,20 @@ def test_how_things_are_put(phrase: Phrase, words: str) -> None:
         "the person on the left smiling",
         "the person , on the left",
         "The entity does not appear in the image",
+        "the person in the red shirt in the blue shirt",
+        "the person with short hair and long hair",
+        "the person on the left in the middle",
     ],
 )
 def test_other_words_are_not_understood(words: str) -> None:
     assert parse(words) is None
     assert means(words, SCENE) is None
+
+
+def test_what_is_said_twice_is_said_once() -> None:
+    assert parse("the person with a beard and a beard on the left on the left") == parse(
+        "the person with a beard on the left"
+    )
 
 
 # ------------------------------------------------------------------------------- meaning

@@ -175,20 +175,20 @@ def _parse_modifier(reader: _Reader, phrase: Phrase) -> Phrase | None:
     for relation in ("next to", "to the left of", "to the right of"):
         if reader.take(*relation.split()):
             other = _parse_phrase(reader)
-            return None if other is None else replace(phrase, relation=(relation, other))
+            return None if other is None else _said(phrase, relation=(relation, other))
     if reader.take("on", "the", "sign"):
-        return replace(phrase, on_sign=True)
+        return _said(phrase, on_sign=True)
     if reader.take("in", "the", "middle"):
-        return replace(phrase, place="middle")
+        return _said(phrase, place="middle")
     preposition = "on" if NOUN_KIND[phrase.noun] == "logo" else "in"
     if reader.peek() == "on" and reader.peek(1) == "the" and reader.peek(2) in ("left", "right"):
         place: Place = "left" if reader.peek(2) == "left" else "right"
         reader.at += 3
-        return replace(phrase, place=place)
+        return _said(phrase, place=place)
     if reader.peek() == preposition and reader.peek(1) == "the" and reader.peek(3) == "shirt":
         cloth = reader.peek(2)
         reader.at += 4
-        return replace(phrase, cloth=cloth) if cloth in who.SHIRTS else None
+        return _said(phrase, cloth=cloth) if cloth in who.SHIRTS else None
     return phrase
 
 
@@ -197,11 +197,11 @@ def _parse_with(reader: _Reader, phrase: Phrase) -> Phrase | None:
     while current is not None:
         article = reader.take("a")
         if article and reader.take("beard"):
-            current = replace(current, beard=True)
+            current = _said(current, beard=True)
         elif not article and reader.take("glasses"):
-            current = replace(current, glasses=True)
+            current = _said(current, glasses=True)
         elif article and reader.peek() in who.SHAPES:
-            return replace(current, wears=reader.take_any(who.SHAPES))
+            return _said(current, wears=reader.take_any(who.SHAPES))
         else:
             current = _parse_hair(reader, current, article)
         if not reader.take("and"):
@@ -213,10 +213,20 @@ def _parse_hair(reader: _Reader, phrase: Phrase, article: bool) -> Phrase | None
     style = None if article else reader.take_any(("short", "long", "curly"))
     colour = reader.take_any(who.HAIR_COLOURS)
     if article:
-        return replace(phrase, hair_style="bun", hair_colour=colour) if reader.take("bun") else None
+        bun = reader.take("bun")
+        return _said(phrase, hair_style="bun", hair_colour=colour) if bun else None
     if (style or colour) and reader.take("hair"):
-        return replace(phrase, hair_style=style, hair_colour=colour)
+        return _said(phrase, hair_style=style, hair_colour=colour)
     return None
+
+
+def _said(phrase: Phrase, **more: object) -> Phrase | None:
+    """The phrase with more said of it; None where something else was said before."""
+    for name, value in more.items():
+        before = getattr(phrase, name)
+        if before and value and before != value:
+            return None
+    return replace(phrase, **{name: value for name, value in more.items() if value})  # type: ignore[arg-type]
 
 
 # -------------------------------------------------------------------------------------- meaning
