@@ -7,12 +7,15 @@ Every variant is an ordinary run directory, so a stopped comparison goes on with
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from groundling.config import AblateConfig, IsrConfig, load_config
@@ -167,13 +170,29 @@ class _Runs:
         if self._jobs == 1:
             return [run_isr(t.config, t.out, quiet=self._quiet, base=t.base) for t in tasks]
         threads = max(1, compute_threads() // self._jobs)
-        pool = ProcessPoolExecutor(self._jobs, get_context("spawn"), use_threads, (threads,))
+        pool = ProcessPoolExecutor(self._jobs, get_context("spawn"), begin_worker, (threads,))
         label = " ".join(dict.fromkeys(task.out.name for task in tasks))
         with pool, Progress(label, len(tasks), "runs", quiet=self._quiet) as progress:
             waiting = [pool.submit(_run_quietly, task) for task in tasks]
             for _ in as_completed(waiting):
                 progress.advance()
             return [done.result() for done in waiting]
+
+
+def begin_worker(threads: int) -> None:
+    """Set up a worker: its share of the threads, and an end together with its parent's.
+
+    A worker whose parent was killed would else go on with a run that the next command wants.
+    """
+    use_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_quietly(task: _Task) -> dict[str, Any]:

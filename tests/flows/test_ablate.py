@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,31 @@ def test_equal_systems_are_a_tie(outcome: Outcome) -> None:
     )
     line = next(line for line in page.splitlines() if "ISR against no-expert" in line)
     assert "overall a tie, +0.00 [+0.00, +0.00], p = 1" in line
+
+
+POOL = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from groundling.ablate import begin_worker
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), begin_worker, (1,))
+    pool.submit(print, "ready", flush=True).result()
+    pool.submit(time.sleep, 3600)
+    pool.submit(time.sleep, 3600).result()
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        parent.kill()
+        rest, _ = parent.communicate(timeout=60)  # ends when nobody holds the pipe any more
+    assert rest == b""
 
 
 @pytest.mark.slow
