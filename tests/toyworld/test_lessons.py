@@ -12,11 +12,12 @@ from groundling.toyworld import identities as who
 from groundling.toyworld.language import denotation, parse
 from groundling.toyworld.lessons import (
     BROAD,
-    NAMED,
+    CALLED,
     NOT_HERE,
     STRANGER,
     Lesson,
     draw_lesson,
+    facts_of,
     features_of,
     place_of,
 )
@@ -29,7 +30,7 @@ Taught = list[tuple[Scene, str, Lesson]]
 def lessons() -> Taught:
     rng = np.random.default_rng(0)
     scenes = [draw_scene(rng, "pretraining") for _ in range(150)]
-    drawn = [(s, draw_lesson(s, rng, shares)) for s in scenes for shares in (BROAD, NAMED) * 4]
+    drawn = [(s, draw_lesson(s, rng, BROAD)) for s in scenes for _ in range(14)]
     return [(scene, kind, lesson) for scene, (kind, lesson) in drawn]
 
 
@@ -53,13 +54,13 @@ def meant(words: str, scene: Scene) -> tuple[Referent, ...]:
 
 
 def test_shares_are_shares() -> None:
-    for shares in (BROAD, NAMED):
+    for shares in (BROAD, CALLED):
         assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_no_lesson_teaches_the_task(lessons: Taught) -> None:
-    for _, _, lesson in lessons:
-        assert parse(lesson.answer) is None
+    for _, kind, lesson in lessons:
+        assert kind == "describe" or parse(lesson.answer) is None
         assert ABSENT not in lesson.question + lesson.answer
         for prompt in (prompts.EXPERT, prompts.WRITE, prompts.GROUND_DIRECTLY):
             assert prompt.partition("\n")[0] not in lesson.question
@@ -83,6 +84,35 @@ def test_where_and_how_a_name_is(lessons: Taught) -> None:
             seen.add(answer)
         assert NOT_HERE in seen
         assert len(seen) > 3
+
+
+def test_a_description_is_true_and_may_be_true_of_others(lessons: Taught) -> None:
+    seen = set()
+    for scene, question, answer in of_kind(lessons, "describe"):
+        asked = question.removeprefix("Describe ").removesuffix(".")
+        if asked in who.NAMES:
+            target = named(question, scene)
+        else:
+            (target,) = meant(asked, scene)
+        assert (answer == NOT_HERE) == (target is None)
+        if target is not None:
+            assert target in meant(answer, scene)
+            seen.add(len(meant(answer, scene)) == 1)
+    assert seen == {True, False}
+
+
+def test_facts_are_those_of_the_one_asked_about(lessons: Taught) -> None:
+    seen = set()
+    for scene, question, answer in of_kind(lessons, "fact"):
+        asked, _, aspect = question.strip().removesuffix(":").rpartition(", ")
+        if asked in who.NAMES:
+            target = named(question, scene)
+        else:
+            (target,) = meant(asked, scene)
+        told = {} if target is None else facts_of(target, scene) | {"name": target.name or STRANGER}
+        assert answer.strip() == (told[aspect] if told else NOT_HERE)
+        seen.add(aspect)
+    assert seen >= {"place", "count", "hair", "head", "shirt", "logo", "on", "looks", "name"}
 
 
 def test_what_a_description_is_called(lessons: Taught) -> None:
