@@ -59,7 +59,8 @@ def run_ablation(
     """Search the rates, run every variant with every seed below `folder`, and gather the metrics.
 
     `recipes` is the folder that `config.recipe` is relative to. With several `jobs`, that many runs
-    go on side by side, each in a process of its own with its share of the threads.
+    go on side by side, each in a process of its own with its share of the threads; the first one
+    that fails ends the comparison, when those beside it are done.
     """
     runner = _Runner(config, folder, recipes / config.recipe, _Runs(jobs, quiet))
     runner.run({"base": {"rounds": 0}}, config.seeds, base=None)
@@ -69,7 +70,7 @@ def run_ablation(
         "sft.epochs": config.full_sft_epochs,
         "sft_queries": runner.train_queries,
     }
-    full |= {"sft.lr": runner.search("full sft", "sft.lr", config.full_sft_lrs, full)}
+    full_sft = runner.search("full sft", "sft.lr", config.full_sft_lrs, full)
     start: dict[str, object] = {"sft.lr": sft}
     runner.run({"start": {**start, "rounds": 0}}, config.seeds)
     dpo = runner.search("dpo", "dpo.lr", config.dpo_lrs, start, base="start")
@@ -77,11 +78,11 @@ def run_ablation(
     variants: dict[str, Mapping[str, object]] = {"ISR": tuned}
     variants |= {f"K = {k}": {**tuned, "samples": k} for k in config.samples if k != 4}
     variants |= {name: {**tuned, "strategy": name} for name in config.strategies if name != "full"}
-    variants |= {"SFT (full)": full}
+    variants |= {"SFT (full)": {**full, "sft.lr": full_sft}}
     return Ablation(
         config,
         runner.searches,
-        {"sft": sft, "full sft": float(str(full["sft.lr"])), "dpo": dpo},
+        {"sft": sft, "full sft": full_sft, "dpo": dpo},
         runner.run(variants, config.seeds, base="start"),
     )
 
@@ -174,8 +175,13 @@ class _Runs:
         label = " ".join(dict.fromkeys(task.out.name for task in tasks))
         with pool, Progress(label, len(tasks), "runs", quiet=self._quiet) as progress:
             waiting = [pool.submit(_run_quietly, task) for task in tasks]
-            for _ in as_completed(waiting):
-                progress.advance()
+            try:
+                for done in as_completed(waiting):
+                    done.result()
+                    progress.advance()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
             return [done.result() for done in waiting]
 
 
