@@ -15,6 +15,7 @@ from pathlib import Path
 
 from groundling.config import IsrConfig
 from groundling.corpus import Corpus, read_world
+from groundling.errors import GroundlingError
 from groundling.models.registry import open_grounder
 from groundling.records import Failure
 from groundling.rundir import stored_config
@@ -61,7 +62,9 @@ def page(run: Path) -> Iterator[str]:
     yield "| family | expressions | as shipped | fine-tuned |"
     yield "|---|---:|---:|---:|"
     for family in [*FAMILIES, "all"]:
-        rows = [i for i, name in enumerate(families) if family in (name, "all")]
+        rows = [i for i, name in enumerate(families) if family == "all" or name == family]
+        if not rows:
+            continue
         shares = [100 * sum(answer[i] for i in rows) / len(rows) for answer in (before, after)]
         yield f"| {family} | {len(rows)} | {shares[0]:.2f} | {shares[1]:.2f} |"
 
@@ -72,7 +75,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
-    text = "\n".join(page(options.run)) + "\n"
+    try:
+        text = "\n".join(page(options.run)) + "\n"
+    except GroundlingError as fault:
+        parser.error(str(fault))
     if options.page is None:
         print(text, end="")
     else:

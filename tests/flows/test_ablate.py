@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +57,7 @@ def test_equal_systems_are_a_tie(outcome: Outcome) -> None:
 
 
 POOL = """
-import time
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from groundling.ablate import begin_worker
@@ -62,19 +65,23 @@ from groundling.ablate import begin_worker
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(1, get_context("spawn"), begin_worker, (1,))
     pool.submit(print, "ready", flush=True).result()
-    pool.submit(time.sleep, 3600)
-    pool.submit(time.sleep, 3600).result()
+    pool.submit(signal.pause).result()
 """
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
     script.write_text(POOL)
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as parent:
         assert parent.stdout is not None
-        assert parent.stdout.readline() == b"ready\n"
-        parent.kill()
-        rest, _ = parent.communicate(timeout=60)  # ends when nobody holds the pipe any more
+        try:
+            assert parent.stdout.readline() == b"ready\n"
+            parent.kill()
+            rest, _ = parent.communicate(timeout=60)  # ends when nobody holds the pipe any more
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
     assert rest == b""
 
 

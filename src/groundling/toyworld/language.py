@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from groundling.toyworld import identities as who
 from groundling.toyworld.scene import SIZE_PX, Referent, ReferentKind, Scene
@@ -220,13 +220,13 @@ def _parse_hair(reader: _Reader, phrase: Phrase, article: bool) -> Phrase | None
     return None
 
 
-def _said(phrase: Phrase, **more: object) -> Phrase | None:
+def _said(phrase: Phrase, **more: Any) -> Phrase | None:
     """The phrase with more said of it; None where something else was said before."""
     for name, value in more.items():
         before = getattr(phrase, name)
         if before and value and before != value:
             return None
-    return replace(phrase, **{name: value for name, value in more.items() if value})  # type: ignore[arg-type]
+    return replace(phrase, **{name: value for name, value in more.items() if value})
 
 
 # -------------------------------------------------------------------------------------- meaning

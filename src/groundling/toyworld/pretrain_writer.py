@@ -2,7 +2,7 @@
 
     python -m groundling.toyworld.pretrain_writer OUT [--seed S] [--from-phase N]
 
-Phase 1 teaches the vision tower what each image token covers. The others train the whole model on
+Phase 1 teaches the vision tower what each image token covers. The others train the language model on
 questions and answers about pre-training scenes (`lessons`), never in the words of the task's
 prompts and never on a picture of the train, validation or test pools: bare names by the hundred,
 until names and pictures are connected (2), then all kinds of lesson (3). The tower stays as phase 1
@@ -307,7 +307,7 @@ def _learn_to_speak(
     rng: np.random.Generator,
     log: Path,
 ) -> None:
-    """Phases 2 and 3: the whole model, on lessons; each lesson weighs the same."""
+    """Phases 2 and 3: the language model, on lessons; each lesson weighs the same."""
     taught = PHASES[phase]
     learning = list(model.model.language_model.parameters())  # the tower has learned its part
     optimiser = torch.optim.AdamW(learning, weight_decay=0.02, betas=(0.9, 0.98))
