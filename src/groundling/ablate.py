@@ -45,12 +45,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All outcomes: `searches` by what was searched and rate, `variants` by name and seed."""
+    """All outcomes: `searches` by what was searched and rate, `variants` by name and seed.
+
+    `k` is the recipe's own K, which the variant "ISR" draws.
+    """
 
     config: AblateConfig
     searches: dict[str, dict[float, float]]
     rates: dict[str, float]
     variants: dict[str, list[Outcome]]
+    k: int = 4
 
 
 def run_ablation(
@@ -76,7 +80,7 @@ def run_ablation(
     dpo = runner.search("dpo", "dpo.lr", config.dpo_lrs, start, base="start")
     tuned = {**start, "dpo.lr": dpo}
     variants: dict[str, Mapping[str, object]] = {"ISR": tuned}
-    variants |= {f"K = {k}": {**tuned, "samples": k} for k in config.samples if k != 4}
+    variants |= {f"K = {k}": {**tuned, "samples": k} for k in config.samples if k != runner.k}
     variants |= {name: {**tuned, "strategy": name} for name in config.strategies if name != "full"}
     variants |= {"SFT (full)": {**full, "sft.lr": full_sft}}
     return Ablation(
@@ -84,6 +88,7 @@ def run_ablation(
         runner.searches,
         {"sft": sft, "full sft": full_sft, "dpo": dpo},
         runner.run(variants, config.seeds, base="start"),
+        runner.k,
     )
 
 
@@ -96,7 +101,9 @@ class _Runner:
         self._folder = folder
         self._recipe = recipe
         self._runs = runs
-        world = self._config({}, config.seeds[0]).data.toyworld
+        recipe_of_all = self._config({}, config.seeds[0])
+        self.k = recipe_of_all.samples
+        world = recipe_of_all.data.toyworld
         self.train_queries = world.train_queries if world is not None else 0
 
     def search(

@@ -90,7 +90,7 @@ def _section(title: str, ablation: Ablation, prefix: str) -> Iterator[str]:
     if not names:
         return
     rounds = len(main[0].metrics["stages"]) - 2
-    own = "K = 4" if prefix == "K = " else "full"
+    own = f"K = {ablation.k}" if prefix == "K = " else "full"
     yield f"## {title}"
     yield ""
     yield "Overall accuracy by round, and the round chosen on validation against SFT."

@@ -2,8 +2,8 @@
 
 A transformer that has to match eighty names with what it sees sits on a plateau until some head
 happens to compare the two. Here a linear map from image tokens to the writer's own (still random)
-name embeddings is fitted first, in seconds, and half of the heads of the first two layers start out with it:
-queries read names as they are, keys read image tokens through the map.
+name embeddings is fitted first, in seconds, and half of the heads of the first two layers start out
+with it: queries read names as they are, keys read image tokens through the map.
 """
 
 from __future__ import annotations

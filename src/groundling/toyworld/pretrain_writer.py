@@ -2,8 +2,8 @@
 
     python -m groundling.toyworld.pretrain_writer OUT [--seed S] [--from-phase N]
 
-Phase 1 teaches the vision tower what each image token covers. The others train the language model on
-questions and answers about pre-training scenes (`lessons`), never in the words of the task's
+Phase 1 teaches the vision tower what each image token covers. The others train the language model
+on questions and answers about pre-training scenes (`lessons`), never in the words of the task's
 prompts and never on a picture of the train, validation or test pools: bare names by the hundred,
 until names and pictures are connected (2), then all kinds of lesson (3). The tower stays as phase 1
 left it: the wild first gradients of an untrained language model would spoil it. Every lesson weighs
