@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from groundling.config import IsrConfig
+from groundling.config import GrounderConfig, IsrConfig
 from groundling.corpus import Corpus, read_world
 from groundling.errors import GroundlingError
 from groundling.models.registry import open_grounder
@@ -37,7 +37,7 @@ def expert_requests(corpus: Corpus) -> list[tuple[str, str]]:
 def hits(corpus: Corpus, folder: Path | None) -> list[bool]:
     """For each request, whether the grounder's box and the largest gold box have IoU > 0.5."""
     golds = [case.entity.largest_box for case in corpus.cases("test") if case.entity.groundable]
-    found = open_grounder("tiny", folder).ground(expert_requests(corpus))
+    found = open_grounder(GrounderConfig(), folder).ground(expert_requests(corpus))
     return [
         not isinstance(answer, Failure) and gold is not None and answer.box.iou(gold) > 0.5
         for answer, gold in zip(found, golds, strict=True)

@@ -90,8 +90,10 @@ def plain_stored_reference(writer: LocalWriter, batch: list[Preference]) -> torc
 
 def apart(writer: LocalWriter, batch: list[Preference]) -> torch.Tensor:
     """Kept features, shared instruction, but a row for each answer."""
-    rows = [Row(row.prompt, (answer,)) for row in writer._rows(batch) for answer in row.answers]
-    logprobs, owners = answer_logprobs(writer._net, rows)
+    asks = tiny.asks([one.query for one in batch])
+    pairs = writer.chat.rows(asks, [(one.chosen, one.rejected) for one in batch])
+    rows = [Row(row.prompt, (answer,)) for row in pairs for answer in row.answers]
+    logprobs, owners = answer_logprobs(writer.chat.engine._net, rows)
     chosen, rejected = sum_by_answer(logprobs, owners, len(rows)).view(-1, 2).unbind(1)
     stored = torch.tensor([(one.ref_chosen_logp, one.ref_rejected_logp) for one in batch])
     return dpo_loss(chosen, rejected, *stored.unbind(1), beta=BETA)

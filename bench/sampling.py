@@ -1,8 +1,9 @@
-"""How much sampling gains over `generate`: `python bench/sampling.py [--prompts 64] [--k 4]`.
+"""How much sampling gains over `generate`: `python bench/sampling.py [--family qwen3_vl] [--k 4]`.
 
 Both draw K answers of a fixed length to the same prompts from the same random model; `--sharpen`
 sets how alike the K answers are (a trained writer's often are the same). Median times and ratios
-from one run.
+from one run. Without `--family` it is Qwen2-VL as large as the embedded world's writer, by the path
+laid out by hand; with it, a tiny model of that family by the path that all families share.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 
 import tiny
+import tiny_families
 
 from groundling.models.base import Sampling
 from groundling.models.local import Adapter, LocalWriter, Resources
@@ -26,34 +30,38 @@ from groundling.prompts import writer_messages
 from groundling.records import Query
 
 
-def make(prompts: int, sharpen: float) -> tuple[LocalWriter, list[Query]]:
+def make(prompts: int, sharpen: float, family: str | None) -> tuple[LocalWriter, Any, list[Query]]:
     tiny.SIZES_WH_PX["toy"] = (112, 112)
-    model = tiny.toy_sized()
+    if family is None:
+        model, processor = tiny.toy_sized(), tiny.processor()
+    else:
+        model, processor = tiny_families.build(family)
     with torch.no_grad():
         model.lm_head.weight *= sharpen
-        model.lm_head.weight[tiny.tokenizer().eos_token_id] = 0  # no answer ends early
+        model.lm_head.weight[processor.tokenizer.eos_token_id] = 0  # no answer ends early
     writer = LocalWriter.from_parts(
         model,
-        tiny.processor(),
+        processor,
         adapter=Adapter(rank=32, alpha=64),
-        resources=Resources(open_image=tiny.picture, batch_size=prompts),
+        resources=Resources(
+            open_image=tiny.picture, batch_size=prompts, engine="stock" if family else "auto"
+        ),
     )
     tiny.move(writer, size=0.01)
     queries = [Query(f"{n}#0", f"toy-{n}", "Neymar", "PER") for n in range(prompts)]
     writer.prepare([query.image for query in queries])
-    return writer, queries
+    return writer, processor, queries
 
 
-def generate(writer: LocalWriter, queries: list[Query], k: int, tokens: int) -> int:
+def generate(writer: LocalWriter, processor: Any, queries: list[Query], k: int, tokens: int) -> int:
     """Stock sampling; returns how many distinct answers a prompt got, in all."""
-    processor = tiny.processor()
     texts = [
         processor.apply_chat_template(
             writer_messages(query.name, query.type), add_generation_prompt=True, tokenize=False
         )
         for query in queries
     ]
-    images = [tiny.picture(query.image) for query in queries]
+    images = [[tiny.picture(query.image)] for query in queries]
     inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")
     settings = GenerationConfig(
         do_sample=True,
@@ -71,7 +79,7 @@ def generate(writer: LocalWriter, queries: list[Query], k: int, tokens: int) -> 
     return sum(len(set(map(tuple, row))) for row in answers)
 
 
-def ours(writer: LocalWriter, queries: list[Query], k: int, tokens: int) -> int:
+def ours(writer: LocalWriter, _: Any, queries: list[Query], k: int, tokens: int) -> int:
     rows = writer.sample(queries, k, Sampling(0.8, tokens), 0, "bench")
     return sum(len({one.text for one in row}) for row in rows if isinstance(row, list))
 
@@ -84,15 +92,16 @@ def main() -> None:
     parser.add_argument("--sharpen", type=float, default=8.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--family", choices=sorted(tiny_families.FAMILIES))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    writer, queries = make(arguments.prompts, arguments.sharpen)
+    writer, processor, queries = make(arguments.prompts, arguments.sharpen, arguments.family)
     times: dict[str, list[float]] = {"generate": [], "ours": []}
     distinct: dict[str, int] = {}
     for repeat in range(arguments.repeats + 1):
         for name, way in (("generate", generate), ("ours", ours)):
             start = time.perf_counter()
-            distinct[name] = way(writer, queries, arguments.k, arguments.tokens)
+            distinct[name] = way(writer, processor, queries, arguments.k, arguments.tokens)
             if repeat:  # the first round warms up
                 times[name].append(time.perf_counter() - start)
     print(

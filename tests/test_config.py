@@ -84,7 +84,8 @@ temperature: .nan
         "dpo.warmup: got 2; wanted a number ≥ 0 and ≤ 1",
         "dpo.schedule: got 'staircase'; wanted cosine | linear | constant",
         "reward_box: got 'smallest'; wanted largest | any",
-        "writer: got 'tiny'; wanted a section of backend, path",
+        "writer: got 'tiny'; wanted a section of device, dtype, batch_size, max_pixels, "
+        "checkpointing, load_in_4bit, backend, path",
         "rounds: got true; wanted a whole number ≥ 0",
         "samples: got 0; wanted a whole number ≥ 1",
         "temperature: got nan; wanted a number > 0",

@@ -44,3 +44,11 @@ def test_all_writer_prompts_begin_alike():
     first = prompts.writer_messages("a", "PER")[0]["content"]
     second = prompts.writer_messages("b", "LOC")[0]["content"]
     assert first[:2] == second[:2]
+
+
+def test_the_form_of_a_box_is_ours_and_stands_apart():
+    form = prompts.box_form(1000, 750)
+    assert "[x1, y1, x2, y2]" in form
+    assert "x from 0 to 1000 across" in form
+    assert "y from 0 to 750 down" in form
+    assert form not in prompts.GROUND_DIRECTLY

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from groundling.config import Optimiser
 from groundling.errors import RunError
-from groundling.train import Checkpoint, StepReport, epoch_batches, fit, learning_rate
+from groundling.team import Team
+from groundling.train import Checkpoint, StepReport, _parts, epoch_batches, fit, learning_rate
 
 OPTIMISER = Optimiser(lr=0.05, batch_size=4, epochs=3, warmup=0.2, weight_decay=0.01)
 EXAMPLES = list(range(10))  # 3 batches an epoch, the last one short: 9 steps
@@ -132,10 +133,11 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     calm, net = Net(), Net()
     trained(tmp_path / "calm", calm)
     path = tmp_path / "killed"
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-c", code, str(path), "9"],
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     assert done.returncode == -signal.SIGKILL
     trained(path, net)
@@ -230,6 +232,28 @@ def test_the_checkpoint_is_one_safetensors_file(tmp_path: Path) -> None:
         "parameter",
         "rng",
     }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("micro_batch", [None, 1, 3, 7])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_team_does_each_example_of_a_batch_once(
+    size: int, micro_batch: int | None, count: int
+) -> None:
+    batch = list(range(1, count + 1))
+    teams = []
+    for rank in range(size):
+        member = Team()
+        member.size, member.rank = size, rank
+        teams.append(_parts(batch, micro_batch, float, member))
+    assert len({len(parts) for parts in teams}) == 1, "as many steps for everybody"
+    shares = [(part, share) for parts in teams for part, share in parts]
+    assert all(part for part, _ in shares)
+    worked = [example for part, share in shares if share for example in part]
+    assert sorted(worked) == batch
+    assert sum(share for _, share in shares) == pytest.approx(1.0)
+    for part, share in shares:
+        assert share in (0.0, pytest.approx(sum(part) / sum(batch)))
 
 
 # ---------------------------------------------------------------- schedule and batches

@@ -6,6 +6,7 @@ for masks, positions and caches holds for a 7B checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from groundling.models.engines import Ask
 from groundling.models.local import Adapter, LocalWriter, Resources
 from groundling.models.qwen2vl import Qwen2VLProcessor, image_processor
-from groundling.prompts import WRITE
+from groundling.prompts import WRITE, entity_phrase
 from groundling.records import ABSENT, Query
 
 SPECIALS = ["<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
@@ -41,25 +43,27 @@ CORPUS = [
 ]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(
+    controls: Sequence[str] = (*SPECIALS, *PICTURES), **settings: Any
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE, up to 800 entries, trained on a few lines: any text survives a round trip."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=800,
-        special_tokens=[*SPECIALS, *PICTURES],
+        special_tokens=list(controls),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     core.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
-        padding_side="left",
-    )
+    usual = {
+        "pad_token": "<pad>",
+        "eos_token": "<|im_end|>",
+        "extra_special_tokens": {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        "padding_side": "left",
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=core, **{**usual, **settings})
 
 
 def processor() -> Qwen2VLProcessor:
@@ -174,3 +178,18 @@ def move(made: LocalWriter, seed: int = 1, size: float = 0.05) -> None:
     with torch.no_grad():
         for parameter in made.trainable().values():
             parameter += size * torch.randn(parameter.shape, generator=draws)
+
+
+def asks(queries: Sequence[Query]) -> list[Ask]:
+    """Queries as a writer puts them."""
+    return [Ask(query.image, entity_phrase(query.name, query.type)) for query in queries]
+
+
+def rows(made: LocalWriter, queries: Sequence[Query], text: str = "a") -> list[Any]:
+    """Queries and one answer to each as laid-out tokens."""
+    return made.chat.rows(asks(queries), [(text,)] * len(queries))
+
+
+def prompts(made: LocalWriter, queries: Sequence[Query]) -> list[Any]:
+    """Queries as prompts of the writer's engine."""
+    return made.chat.engine.prompts(asks(queries))

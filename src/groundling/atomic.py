@@ -75,6 +75,16 @@ def make_folder(path: Path) -> None:
             _sync(folder.parent)
 
 
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where hard links are not to be had."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:

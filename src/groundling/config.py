@@ -15,11 +15,13 @@ from groundling.settings import Section, describe, dump_yaml, load_config, read_
 __all__ = [
     "AblateConfig",
     "DataConfig",
+    "DirectConfig",
     "DpoOptimiser",
     "ExpertsConfig",
     "GmnerData",
     "GrounderConfig",
     "GrounderOptimiser",
+    "Hardware",
     "IsrConfig",
     "LoraConfig",
     "Optimiser",
@@ -48,6 +50,8 @@ class Optimiser(Section):
     """Examples a step."""
     epochs: Count
     """Passes over the examples."""
+    micro_batch: Count | None = None
+    """Examples that go through the model at once, their gradients summed; null: the whole batch."""
     warmup: Fraction = 0.0
     """Share of all steps over which the learning rate climbs linearly from 0."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -149,24 +153,55 @@ class DataConfig(Section):
         return self
 
 
-class WriterConfig(Section):
+class Hardware(Section):
+    """Where and how a model computes."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` …; `auto` is a GPU where there is one, but the CPU for `tiny`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights that are not trained, and of the computation."""
+    batch_size: Count = 64
+    """Prompts or requests that run together outside training; results differ by rounding only."""
+    max_pixels: Count | None = None
+    """Largest area of a picture after resizing, in pixels; null as the checkpoint says."""
+    checkpointing: bool = False
+    """Whether training computes activations twice instead of storing them."""
+    load_in_4bit: bool = False
+    """Whether the base weights are held in 4 bits (NF4, bitsandbytes); adapters are not."""
+
+
+class WriterConfig(Hardware):
     """The multimodal LLM that writes expressions (ISR §4.1: Qwen2-VL-7B)."""
 
-    backend: str = "tiny"
-    """Name of the backend; `tiny` is the embedded world's own."""
+    backend: Literal["tiny", "local"] = "tiny"
+    """`tiny` is the embedded world's own; `local` any supported checkpoint."""
     path: str | None = None
-    """Folder of its weights; null takes those the backend ships."""
+    """Folder or hub name of its weights; null takes those the backend ships."""
 
 
-class GrounderConfig(Section):
+class GrounderConfig(Hardware):
     """The visual grounding model (ISR §4.1: OFA-Large)."""
 
-    backend: str = "tiny"
-    """Name of the backend; `tiny` is the embedded world's own."""
+    backend: Literal["tiny", "ofa", "vlm", "dino", "florence2"] = "tiny"
+    """Name of the backend; `vlm` is a multimodal LLM that writes boxes, `dino` Grounding DINO."""
     path: str | None = None
-    """Folder of its weights; null takes those the backend ships."""
+    """Folder or hub name of its weights; null takes those the backend ships."""
     tune: bool = True
     """Whether to fine-tune it on the expert expressions first (ISR §3.3)."""
+    beams: Count = 5
+    """OFA: hypotheses kept while decoding a box (OFA's published decoding: 5)."""
+    label_smoothing: Fraction = 0.1
+    """OFA: share of the target spread over the vocabulary in training (ISR §4.1: 0.1)."""
+    drop_path: Fraction = 0.2
+    """OFA: rate at which residual branches are dropped in training (ISR §4.1: 0.2)."""
+    lora: LoraConfig = LoraConfig()
+    """vlm: the part of the model that is trained."""
+
+    @model_validator(mode="after")
+    def _can_be_tuned(self) -> GrounderConfig:
+        if self.backend == "florence2" and self.tune:
+            raise ValueError("florence2 answers as published; set tune: false")
+        return self
 
 
 class ExpertsConfig(Section):
@@ -213,6 +248,8 @@ class IsrConfig(Section):
     """Which expressions may be chosen: the ablation of ISR Figure 3."""
     checkpoint_every_s: Positive = 20.0
     """Seconds between checkpoints within a fit: what a kill can cost. It changes no result."""
+    check_memory: bool = True
+    """Whether to refuse a run that its device cannot hold by `groundling plan`."""
     reward_box: Literal["largest", "any"] = "largest"
     """The gold box that a reward asks for, where there are several (ISR footnote 2: largest)."""
 
@@ -225,6 +262,25 @@ class IsrConfig(Section):
                 f"data.toyworld.train_queries ({world.train_queries}), the rest being D_PL"
             )
         return self
+
+
+class DirectConfig(Section):
+    """Direct grounding (ISR Table 1): a model fine-tuned to answer an entity with its box."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Changes the split sampling, the order of examples and the initial adapter."""
+    data: DataConfig = DataConfig(toyworld=ToyworldData())
+    """Posts with their pictures and gold boxes."""
+    model: WriterConfig = WriterConfig()
+    """The model that is asked with prompt A.3."""
+    lora: LoraConfig = LoraConfig()
+    """The part of the model that is trained."""
+    tuning: SftOptimiser = SftOptimiser()
+    """Fine-tuning on all training queries: the largest gold box, or "absent"."""
+    checkpoint_every_s: Positive = 20.0
+    """Seconds between checkpoints within the fit: what a kill can cost. It changes no result."""
+    check_memory: bool = True
+    """Whether to refuse a run that its device cannot hold by `groundling plan`."""
 
 
 class AblateConfig(Section):

@@ -13,6 +13,7 @@ from groundling.models.base import GREEDY, Grounder, Sampling, Writer
 from groundling.progress import Progress
 from groundling.records import Failure, PostPrediction
 from groundling.rundir import Stage
+from groundling.scoring.floors import mean_person_norm, score_floors
 from groundling.scoring.isr import score_isr
 
 NAMES: dict[SplitName, str] = {"dev": "validation", "test": "test"}
@@ -74,3 +75,14 @@ def verdicts_of(
         absent = answer.expression.absent
         counts["absent" if absent else corpus.judge(case.query.id, text)] += 1
     return dict(sorted(counts.items()))
+
+
+def floors(corpus: Corpus) -> dict[str, Any]:
+    """What answers without looking score on each evaluated split, by floor."""
+    sizes = corpus.sizes_wh_px
+    person = mean_person_norm(corpus.splits["train"], sizes)
+    table: dict[str, Any] = {}
+    for split, called in NAMES.items():
+        scores = score_floors(corpus.splits[split], sizes, person)
+        table[called] = {name: score.to_json()["accuracy"] for name, score in scores.items()}
+    return table

@@ -112,19 +112,12 @@ class EntityGrounder:
         adapter, tuned_grounder = run / f"writer/round-{round_}", run / "grounder"
         if config.grounder.tune and not tuned_grounder.is_dir():
             raise RunError(f"{run}: its grounder is not tuned yet; let the run finish first")
-        lora = config.lora
         with _opening(f"{run}: its writer of round {round_}"):
-            writer = open_writer(
-                config.writer.backend,
-                config.writer.path,
-                rank=lora.rank,
-                alpha=lora.alpha,
-                seed=config.seed,
-                adapter=adapter,
-            )
-        path = tuned_grounder if config.grounder.tune else config.grounder.path
+            writer = open_writer(config.writer, config.lora, config.seed, adapter)
         with _opening(f"{run}: its grounder"):
-            grounder = open_grounder(config.grounder.backend, path)
+            grounder = open_grounder(
+                config.grounder, tuned_grounder if config.grounder.tune else None
+            )
         return cls(
             writer,
             grounder,
@@ -137,13 +130,9 @@ class EntityGrounder:
     def _untuned(cls) -> EntityGrounder:
         """The packaged models before any tuning: they know names, but not what is asked of them."""
         config = IsrConfig()
-        lora = config.lora
-        writer = open_writer(
-            "tiny", None, rank=lora.rank, alpha=lora.alpha, seed=config.seed, adapter=None
-        )
         return cls(
-            writer,
-            open_grounder("tiny", None),
+            open_writer(config.writer, config.lora, config.seed),
+            open_grounder(config.grounder),
             source="writer:untuned/0",
             max_new_tokens=config.max_new_tokens,
             tuned=False,

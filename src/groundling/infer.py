@@ -6,6 +6,9 @@ backend sees the same batches either way.
 
 A chunk that holds a `Failure` is run again on resume, as a whole: running only its failed items
 would change the composition of the batch, and with it, perhaps, the other answers.
+
+Several processes (`groundling.team`) share the chunks out and read one another's. Where parameters
+are shared out too, every process must run every chunk, and the leader's results are kept.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from groundling import atomic
 from groundling.errors import RunError
 from groundling.progress import Progress
 from groundling.records import Failure
+from groundling.team import Team, team
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,23 +57,79 @@ def map_batches(
     What `fn` raises goes through; chunks finished before stay. Raises RunError if `fn` does not
     return one result an item.
     """
+    chunks = [items[start : start + chunk_size] for start in range(0, len(items), chunk_size)]
     results: list[R | Failure] = []
-    for index, start in enumerate(range(0, len(items), chunk_size)):
-        chunk = items[start : start + chunk_size]
-        if folder is None:
+    if folder is None:
+        for index, chunk in enumerate(chunks):
             results += _run(fn, index, chunk)
-            stored = None
+            if progress is not None:
+                progress.advance(len(chunk))
+        return results
+    jobs = [
+        _Job(index, chunk, folder / f"chunk-{index:05d}.jsonl", _inputs(index, context, chunk))
+        for index, chunk in enumerate(chunks)
+    ]
+
+    def made(job: _Job[T]) -> list[str]:
+        lines = [_encoded(result, encode) for result in _run(fn, job.index, job.chunk)]
+        if us.leader or not us.sharded:
+            _store(job.path, job.digest, lines)
+        return lines
+
+    us = team()
+    if us.size > 1:
+        _share_out(us, jobs, made, progress)
+    for job in jobs:
+        if us.size > 1:
+            lines = _read(job)
         else:
-            path = folder / f"chunk-{index:05d}.jsonl"
-            digest = _digest([index, context, [_plain(item) for item in chunk]])
-            stored = _load(path, digest)
-            lines = stored or [_encoded(result, encode) for result in _run(fn, index, chunk)]
-            if stored is None:
-                _store(path, digest, lines)
-            results += [_decoded(line, decode) for line in lines]
-        if progress is not None:
-            (progress.skip if stored else progress.advance)(len(chunk))
+            stored = _load(job.path, job.digest)
+            lines = stored or made(job)
+            if progress is not None:
+                (progress.skip if stored else progress.advance)(len(job.chunk))
+        results += [_decoded(line, decode) for line in lines]
     return results
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    """A chunk, where its results are stored, and the digest of what they answer."""
+
+    index: int
+    chunk: Sequence[T]
+    path: Path
+    digest: str
+
+
+def _share_out(
+    us: Team,
+    jobs: Sequence[_Job[T]],
+    made: Callable[[_Job[T]], list[str]],
+    progress: Progress | None,
+) -> None:
+    """Run the chunks that are not stored, each by one process or, if need be, by all in step."""
+    mine = [job for job in jobs if us.sharded or job.index % us.size == us.rank]
+    done = {job.index for job in mine if _load(job.path, job.digest) is not None}
+    if us.sharded:
+        done = us.broadcast(done)
+    own = {job.index for job in mine}
+    for job in jobs:
+        if job.index in own and job.index not in done:
+            made(job)
+        if progress is not None:
+            (progress.skip if job.index in done else progress.advance)(len(job.chunk))
+    us.barrier()
+
+
+def _read(job: _Job[T]) -> list[str]:
+    """A chunk that some process has stored just now, its failures too."""
+    lines = _load(job.path, job.digest, failures=True)
+    if lines is None:
+        raise RunError(
+            f"{job.path}: another process has written it, this one cannot read it; "
+            "the run directory must be on a disk that all processes share"
+        )
+    return lines
 
 
 def _run(
@@ -106,15 +166,24 @@ def _store(path: Path, digest: str, lines: Sequence[str]) -> None:
     atomic.write_bytes(path, text.encode())
 
 
-def _load(path: Path, digest: str) -> list[str] | None:
-    """A stored chunk's result lines; None where it is missing, stale, damaged or has failures."""
+def _load(path: Path, digest: str, failures: bool = False) -> list[str] | None:
+    """A stored chunk's result lines; None where it is missing, stale or damaged.
+
+    None too where it holds failures, unless those are asked for.
+    """
     try:
         first, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         head = json.loads(first)
     except (FileNotFoundError, ValueError):
         return None
-    wanted = {"inputs": digest, "results": _digest(lines), "failures": 0}
-    return lines if head == wanted else None
+    wanted = {"inputs": digest, "results": _digest(lines)}
+    known = head.pop("failures", None) if isinstance(head, dict) else None
+    return lines if head == wanted and (failures or known == 0) else None
+
+
+def _inputs(index: int, context: str, chunk: Sequence[object]) -> str:
+    """What a stored chunk must answer to be taken."""
+    return _digest([index, context, [_plain(item) for item in chunk]])
 
 
 def _plain(item: object) -> object:

@@ -20,6 +20,7 @@ from groundling.data.pairs_parquet import PAIRS_SCHEMA, pair_rows, read_pairs
 from groundling.evaluate import evaluate
 from groundling.infer import map_batches
 from groundling.models.base import Preference, Sampling
+from groundling.plan import check_fits
 from groundling.preferences import Choice, Drop, choose_pair, pair_generator, round_prompts
 from groundling.records import Failure, Pair, Query
 from groundling.rewards import asks_grounder, reward
@@ -46,8 +47,11 @@ def run_isr(
     """Run Algorithm 1 into the directory `out`, or go on where it was stopped.
 
     `base` is a finished run whose common stages are taken over instead of being done again.
-    Returns what `metrics.json` says. Raises RunError for a directory of another configuration.
+    Returns what `metrics.json` says. Raises RunError for a directory of another configuration and
+    InputError where the models do not fit their device.
     """
+    if config.check_memory:
+        check_fits(config)
     with Workbench.open(config, out, quiet=quiet) as bench:
         if base is not None:
             bench.adopt(base)

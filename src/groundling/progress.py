@@ -1,6 +1,7 @@
 """Progress on stderr: what is being done, how far it is, how fast, and how long it will take.
 
-A terminal shows one line that changes; a log gets a whole line every few seconds.
+A terminal shows one line that changes; a log gets a whole line every few seconds. Of several
+processes only the leader tells.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
+
+from groundling.team import leads
 
 
 class Progress:
@@ -34,7 +37,7 @@ class Progress:
         self.done = 0
         self._label, self._total, self._unit = label, total, unit
         self._stream = sys.stderr if stream is None else stream
-        self._quiet = quiet
+        self._quiet = quiet or not leads()
         self._live = self._stream.isatty()
         self._clock = clock
         self._start_s = clock()

@@ -38,6 +38,21 @@ GROUND_DIRECTLY = (
 )
 """A.3: asks a multimodal model for the box itself (the end-to-end baselines)."""
 
+BOX_FORM = (
+    "\n\nWrite a bounding box as [x1, y1, x2, y2] and nothing else: its top left and bottom right "
+    "corners, x from 0 to {width} across the image, y from 0 to {height} down it."
+)
+"""Ours: A.3 names no form, so a model that was not tuned for one is told which to use."""
+
+LOCATE = (
+    "Give the bounding box of the region that this expression describes.\n"
+    "\n"
+    "Image: {image}\n"
+    "\n"
+    "Expression: {expression}"
+)
+"""Ours: asks a multimodal model for the box of an expression (the grounder of ISR Table 4)."""
+
 _IMAGE_SLOT = "{image}"
 _ENTITY_SLOT = "{entity (type)}"
 
@@ -64,12 +79,36 @@ def writer_messages(name: str, type: EntityType) -> list[Message]:
     The instruction comes before the picture and the entity, as in the paper; so all writer
     prompts begin with the same tokens.
     """
-    return [_user_turn(WRITE.replace(_ENTITY_SLOT, entity_phrase(name, type)))]
+    return ask_for_expression(entity_phrase(name, type))
+
+
+def ask_for_expression(entity: str) -> list[Message]:
+    """A.2 around an entity phrase."""
+    return [_user_turn(WRITE.replace(_ENTITY_SLOT, entity))]
 
 
 def direct_messages(name: str, type: EntityType) -> list[Message]:
     """A.3 as one user turn: instruction, picture, entity."""
-    return [_user_turn(GROUND_DIRECTLY.replace(_ENTITY_SLOT, entity_phrase(name, type)))]
+    return ask_for_box(entity_phrase(name, type))
+
+
+def ask_for_box(entity: str) -> list[Message]:
+    """A.3 around an entity phrase."""
+    return [_user_turn(GROUND_DIRECTLY.replace(_ENTITY_SLOT, entity))]
+
+
+def locate_messages(expression: str) -> list[Message]:
+    """LOCATE as one user turn: instruction, picture, expression."""
+    return [_user_turn(LOCATE.replace("{expression}", expression))]
+
+
+def box_form(width: float, height: float) -> str:
+    """BOX_FORM for coordinates that end at `width` and `height`.
+
+    >>> box_form(640, 480).partition("x from ")[2]
+    '0 to 640 across the image, y from 0 to 480 down it.'
+    """
+    return BOX_FORM.format(width=f"{width:g}", height=f"{height:g}")
 
 
 def as_text(messages: list[Message]) -> str:

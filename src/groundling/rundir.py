@@ -9,6 +9,9 @@
 A stage is done iff its marker exists, the stages it builds on are unchanged, and every artefact
 it names has the named digest. The marker is written last, so a kill at any instant leaves either
 a finished stage or one that is run again; running it again replaces artefacts by equal ones.
+
+Of several processes (`groundling.team`) the leader holds the lock, writes, and decides what is
+done; the others follow it through the same calls and wait for it.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,16 +31,18 @@ from typing import IO, Any, TypeVar
 import yaml
 
 from groundling import atomic
-from groundling.atomic import Artefacts
 from groundling.errors import RunError
+from groundling.journal import mend
 from groundling.provenance import drift
 from groundling.settings import Section
+from groundling.shared_files import SharedArtefacts
+from groundling.team import leads, team
 
 S = TypeVar("S", bound=Section)
 _OWN = {"config.yaml", "events.jsonl", "stages", "scratch", ".lock", ".tmp"}
 
 
-class RunDir(Artefacts):
+class RunDir(SharedArtefacts):
     """An open run directory, locked for this process until it is closed.
 
     Its own `write_*` methods are for files that are derived anew on every run of the flow (a
@@ -62,10 +67,12 @@ class RunDir(Artefacts):
         it belongs to another configuration or other data (`provenance["data"]`).
         """
         root = Path(path)
+        if not leads():
+            team().barrier()  # the leader has opened it
         try:
             atomic.make_folder(root)
             _refuse_strangers(root)
-            lock = (root / ".lock").open("ab")
+            lock = (root / ".lock").open("ab" if leads() else "rb")
         except OSError as fault:
             raise RunError(f"{root}: cannot be a run directory ({fault.strerror})") from fault
         run = cls(root, lock)
@@ -75,10 +82,14 @@ class RunDir(Artefacts):
         except BaseException:
             lock.close()
             raise
+        if leads():
+            team().barrier()
         return run
 
     def _take(self) -> None:
         """Lock the directory and clear what a killed process left unfinished."""
+        if not leads():
+            return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as fault:
@@ -92,6 +103,7 @@ class RunDir(Artefacts):
         """Write config.yaml, or check that it says the same."""
         path = self.path / "config.yaml"
         now = {"config": config, "provenance": provenance}
+        together: dict[str, Any] = {"processes": team().size} if team().size > 1 else {}
         if path.exists():
             then = _read_identity(self.path)
             changed = drift(then["config"], config)
@@ -105,17 +117,20 @@ class RunDir(Artefacts):
                     "choose another directory or restore these"
                 )
             self.drift = drift(then["provenance"], provenance)
-            _mend(self._events)
-            self.event("continued", changed={key: list(pair) for key, pair in self.drift.items()})
+            if leads() and self._events.exists():
+                mend(self._events)
+            differs = {key: list(pair) for key, pair in self.drift.items()}
+            self.event("continued", changed=differs, **together)
             return
         text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True, width=100)
         atomic.write_bytes(path, text.encode(), self._staging())
-        self.event("created")
+        self.event("created", **together)
 
     def close(self) -> None:
         """Release the lock; nothing may be written afterwards."""
         if not self._lock.closed:
-            shutil.rmtree(self.path / ".tmp", ignore_errors=True)
+            if leads():
+                shutil.rmtree(self.path / ".tmp", ignore_errors=True)
             self._lock.close()
 
     def __enter__(self) -> RunDir:
@@ -126,6 +141,8 @@ class RunDir(Artefacts):
 
     def event(self, kind: str, stage: str | None = None, **payload: object) -> None:
         """Append one line to events.jsonl, with the time in UTC."""
+        if not leads():
+            return
         record = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "stage": stage,
@@ -163,16 +180,17 @@ class RunDir(Artefacts):
         A stage that is here already stays as it is. The caller answers for the configurations
         agreeing on everything these stages depend on. Raises RunError where one is not finished.
         """
-        for name in stages:
+        for name in stages if leads() else []:
             if self._marker(name) is not None:
                 continue
             source = other / "stages" / f"{name}.json"
             if not source.is_file():
                 raise RunError(f"{other}: stage {name} is not finished there; run it first")
             for artefact in json.loads(source.read_bytes())["artefacts"]:
-                _link(other / artefact, self._claim(artefact, name))
+                atomic.link_file(other / artefact, self._claim(artefact, name))
             atomic.write_bytes(self.path / "stages" / source.name, source.read_bytes())
             self.event("adopted", name, run=other.name)
+        team().barrier()
 
     def _marker(self, name: str) -> dict[str, Any] | None:
         """A stage's marker, None where it is missing or unreadable."""
@@ -205,7 +223,7 @@ class RunDir(Artefacts):
         return self.path / name
 
 
-class Stage(Artefacts):
+class Stage(SharedArtefacts):
     """One stage of a run: `done`, or a block to run. Leaving the block normally finishes it."""
 
     def __init__(self, run: RunDir, name: str, inputs: dict[str, str]) -> None:
@@ -214,8 +232,9 @@ class Stage(Artefacts):
         self._root = run.path
         self._inputs = inputs
         self._artefacts: dict[str, dict[str, object]] = {}
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._marker_path = run.path / "stages" / f"{name}.json"
-        self.done = self._check()
+        self.done = team().broadcast(leads() and self._check())
         if self.done:
             self._clear_scratch()
 
@@ -226,12 +245,25 @@ class Stage(Artefacts):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def own_scratch(self) -> Path:
+        """The scratch folder, for what processes cannot write together.
+
+        The leader's is kept, as `scratch`; each of the others gets a copy to throw away.
+        """
+        if self._copy is None and not leads():
+            self._copy = tempfile.TemporaryDirectory(prefix="groundling-")
+            shutil.copytree(self.scratch, self._copy.name, dirs_exist_ok=True)
+        team().barrier()
+        return self.scratch if self._copy is None else Path(self._copy.name)
+
     def __enter__(self) -> Stage:
-        self._undo()
-        kept = _digest(self._inputs)[:16]
-        for folder in (self._root / "scratch" / self.name).glob("*"):
-            if folder.name != kept:
-                shutil.rmtree(folder)
+        if leads():
+            self._undo()
+            kept = _digest(self._inputs)[:16]
+            for folder in (self._root / "scratch" / self.name).glob("*"):
+                if folder.name != kept:
+                    shutil.rmtree(folder)
+        team().barrier()
         self.done = False
         self._artefacts = {}
         self._run.event("started", self.name)
@@ -243,14 +275,19 @@ class Stage(Artefacts):
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._copy is not None:
+            self._copy.cleanup()
         if kind is not None:
             self._run.event("stopped", self.name, reason=kind.__name__)
             return
-        marker = {"inputs": self._inputs, "artefacts": dict(sorted(self._artefacts.items()))}
-        text = json.dumps(marker, ensure_ascii=False, indent=2) + "\n"
-        atomic.write_bytes(self._marker_path, text.encode(), self._staging())
+        team().barrier()  # nobody reads the scratch any more
+        if leads():
+            marker = {"inputs": self._inputs, "artefacts": dict(sorted(self._artefacts.items()))}
+            text = json.dumps(marker, ensure_ascii=False, indent=2) + "\n"
+            atomic.write_bytes(self._marker_path, text.encode(), self._staging())
+            self._clear_scratch()
+        team().barrier()
         self.done = True
-        self._clear_scratch()
         self._run.event("finished", self.name)
 
     def event(self, kind: str, **payload: object) -> None:
@@ -288,6 +325,8 @@ class Stage(Artefacts):
         self._artefacts[name] = {"sha256": atomic.digest_file(path), "bytes": path.stat().st_size}
 
     def _clear_scratch(self) -> None:
+        if not leads():
+            return
         shutil.rmtree(self._root / "scratch" / self.name, ignore_errors=True)
         if (self._root / "scratch").exists() and not any((self._root / "scratch").iterdir()):
             (self._root / "scratch").rmdir()
@@ -338,30 +377,12 @@ def _read_identity(path: Path) -> dict[str, Any]:
     return found
 
 
-def _mend(events: Path) -> None:
-    """Cut off a last line that a killed process did not finish."""
-    if events.exists():
-        whole = events.read_bytes().rfind(b"\n") + 1
-        if whole != events.stat().st_size:
-            os.truncate(events, whole)
-
-
 def _is_artefact(name: str) -> bool:
     """Whether a name lies inside the run directory and is not one of its own files."""
     parts = Path(name).parts
     return (
         bool(parts) and not Path(name).is_absolute() and ".." not in parts and parts[0] not in _OWN
     )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where hard links are not to be had."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _digest(value: object) -> str:

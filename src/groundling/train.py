@@ -4,6 +4,11 @@ Everything random in here follows from `seed`: the order of the examples comes f
 and torch's generators are seeded on entry and put back on leaving, so dropout does not depend on
 what ran before. A run that is killed and started again ends in the same parameters, bit for bit,
 as one that was not, given the same machine and number of threads.
+
+Several processes (`groundling.team`) share each batch and do the same steps as one, up to
+rounding: a loss is weighted by what its examples count for in the whole batch. Each has a stream of
+random numbers of its own. A checkpoint holds whole tensors, so that another number of processes can
+go on from it; the same number does so bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +31,15 @@ from groundling import atomic
 from groundling.config import Optimiser
 from groundling.errors import RunError
 from groundling.models.base import Trainable
+from groundling.team import Team, Wrapped, alone, fill, like, team, whole
 
 T = TypeVar("T")
 _WINDOW = 32  # batches that are sorted by length together; longer windows pad and shuffle less
+
+
+def equal_weight(_: object) -> float:
+    """Every example counts alike."""
+    return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +80,77 @@ def fit(
     checkpoint: Path | Checkpoint | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     length: Callable[[T], int] | None = None,
+    weight: Callable[[T], float] = equal_weight,
 ) -> FitSummary:
     """Minimise `loss` (mean over a batch) over `model.trainable()`.
 
-    `length` (in any unit) makes batches of similar examples, to waste less padding. A file at the
-    `checkpoint` path is continued; it stays there when the fit is done. Without examples there
-    are no steps. Raises RunError for a loss or gradient that is not finite, before the update it
-    would have spoilt, and for a checkpoint of another fit.
+    `length` (in any unit) makes batches of similar examples, to waste less padding. Where
+    `optimiser.micro_batch` cuts a batch into parts, `weight` is what an example counts for in the
+    mean (its tokens, where the mean is over tokens), so that the parts add up to the whole. A file
+    at the `checkpoint` path is continued; it stays there when the fit is done. Without examples
+    there are no steps. Raises RunError for a loss or gradient that is not finite, before the update
+    it would have spoilt, and for a checkpoint of another fit.
     """
     if isinstance(checkpoint, Path):
         checkpoint = Checkpoint(checkpoint)
+    us = team()
+    step_of = alone(loss) if us.size == 1 else us.wrap(_Step(model.module(), loss), model.module())
     steps = optimiser.epochs * math.ceil(len(examples) / optimiser.batch_size)
     lengths = None if length is None else [length(example) for example in examples]
-    state = _State(model.trainable(), optimiser, _fingerprint(optimiser, seed, len(examples)))
+    fingerprint = _fingerprint(optimiser, seed, len(examples))
+    state = _State(model.trainable(), optimiser, fingerprint, us)
     with torch.random.fork_rng(devices=state.cuda_devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(_stream(seed, us.rank))
         if checkpoint is not None:
-            state.restore(checkpoint.path)
+            state.restore(checkpoint.path, seed)
         stored_s = time.monotonic()
         for batch in _remaining(len(examples), optimiser, seed, lengths, len(state.losses)):
             step = len(state.losses)
             lr = learning_rate(step, steps, optimiser)
-            norm = state.update(loss([examples[index] for index in batch]), lr)
-            if checkpoint is not None and _due(checkpoint, step + 1, stored_s):
+            chosen = [examples[index] for index in batch]
+            parts = _parts(chosen, optimiser.micro_batch, weight, us)
+            norm = state.update(parts, step_of, lr)
+            if checkpoint is not None and _due(checkpoint, step + 1, stored_s, us):
                 state.store(checkpoint.path)
                 stored_s = time.monotonic()
             if on_step is not None:
                 on_step(StepReport(step + 1, steps, state.losses[-1], lr, norm))
     return FitSummary(steps, tuple(state.losses))
+
+
+class _Step(torch.nn.Module):
+    """A loss as one forward pass of the module whose parameters it moves."""
+
+    def __init__(
+        self, module: torch.nn.Module, loss: Callable[[Sequence[T]], torch.Tensor]
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._loss = loss
+
+    def forward(self, batch: Sequence[Any]) -> torch.Tensor:
+        """The loss of this process's part of a batch."""
+        return self._loss(batch)
+
+
+def _parts(
+    batch: Sequence[T], size: int | None, weight: Callable[[T], float], us: Team
+) -> list[tuple[Sequence[T], float]]:
+    """A batch cut into parts of at most `size` examples: what this process does of each.
+
+    With each its share of the whole batch. Who has nothing to do of a part does its first example
+    for nothing, for all processes must take every step.
+    """
+    if us.size == 1 and (size is None or size >= len(batch)):
+        return [(batch, 1.0)]
+    whole_weight = sum(map(weight, batch))
+    size = size or len(batch)
+    cuts = [batch[start : start + size] for start in range(0, len(batch), size)]
+    own = [(cut, cut[us.rank :: us.size]) for cut in cuts]
+    return [
+        (mine, sum(map(weight, mine)) / whole_weight) if mine else (cut[:1], 0.0)
+        for cut, mine in own
+    ]
 
 
 def learning_rate(step: int, steps: int, optimiser: Optimiser) -> float:
@@ -142,10 +196,20 @@ def _remaining(
         yield from batches[max(0, done - epoch * len(batches)) :]
 
 
-def _due(checkpoint: Checkpoint, step: int, stored_s: float) -> bool:
+def _due(checkpoint: Checkpoint, step: int, stored_s: float, us: Team) -> bool:
+    """Whether to store the state after `step`; by the leader's clock."""
     if checkpoint.every_steps is not None:
         return step % checkpoint.every_steps == 0
-    return time.monotonic() - stored_s >= checkpoint.every_s
+    late = us.leader and time.monotonic() - stored_s >= checkpoint.every_s
+    return us.sum([float(late)]) == [1.0]
+
+
+def _stream(seed: int, rank: int, done: int = 0) -> int:
+    """The seed of a process's random numbers; a team's first process has those of one alone."""
+    if rank == 0:
+        return seed
+    told = hashlib.sha256(f"{seed} {rank} {done}".encode()).digest()
+    return int.from_bytes(told[:7], "little")
 
 
 def _fingerprint(optimiser: Optimiser, seed: int, count: int) -> str:
@@ -158,9 +222,14 @@ class _State:
     """All that changes during a fit: parameters, AdamW's moments, losses, random generators."""
 
     def __init__(
-        self, parameters: dict[str, torch.nn.Parameter], optimiser: Optimiser, fingerprint: str
+        self,
+        parameters: dict[str, torch.nn.Parameter],
+        optimiser: Optimiser,
+        fingerprint: str,
+        us: Team,
     ) -> None:
         self.parameters = parameters
+        self._team = us
         self.losses: list[float] = []
         self.cuda_devices = sorted(
             {p.device.index or 0 for p in parameters.values() if p.device.type == "cuda"}
@@ -171,20 +240,30 @@ class _State:
             list(parameters.values()), lr=optimiser.lr, weight_decay=optimiser.weight_decay
         )
 
-    def update(self, loss: torch.Tensor, lr: float) -> float:
-        """One step of AdamW; returns the gradient's L2 norm before clipping."""
-        value = loss.item()
-        self._demand_finite("loss", value)
+    def update(
+        self, parts: Sequence[tuple[Sequence[T], float]], step_of: Wrapped, lr: float
+    ) -> float:
+        """One step of AdamW over a batch's parts; the gradient's L2 norm before clipping."""
         self.adamw.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(
+        total = 0.0
+        many = self._team.size  # whose gradients are averaged, where the batch wants their sum
+        for index, (part, share) in enumerate(parts):
+            with step_of.hold(index + 1 < len(parts)):
+                value = step_of(part)
+                if share * many != 1.0:
+                    value = value * (share * many)
+                total += self._team.sum([value.item() / many])[0]
+                self._demand_finite("loss", total)
+                value.backward()  # type: ignore[no-untyped-call]
+        clipped = torch.nn.utils.clip_grad_norm_(
             list(self.parameters.values()), self._max_grad_norm
-        ).item()
+        )
+        norm = whole(clipped).item()
         self._demand_finite("gradient norm", norm)
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
-        self.losses.append(value)
+        self.losses.append(total)
         return norm
 
     def _demand_finite(self, name: str, value: float) -> None:
@@ -197,22 +276,27 @@ class _State:
 
     def store(self, path: Path) -> None:
         """Replace the checkpoint at `path`: one safetensors file."""
-        tensors = {
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "rng/cpu": torch.get_rng_state(),
-        }
-        for device in self.cuda_devices:
-            tensors[f"rng/cuda:{device}"] = torch.cuda.get_rng_state(device)
+        tensors = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+        for rank, states in enumerate(self._team.gather(self._generators())):
+            tensors |= {_stream_name(rank, device): state for device, state in states.items()}
         for name, parameter in self.parameters.items():
-            tensors[f"parameter/{name}"] = parameter.detach()
+            tensors[f"parameter/{name}"] = whole(parameter.detach())
             for key, value in self.adamw.state.get(parameter, {}).items():
-                tensors[f"adamw/{key}/{name}"] = value
-        own = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
-        atomic.write_bytes(path, save(own, metadata={"fit": self._fingerprint}))
+                tensors[f"adamw/{key}/{name}"] = whole(value)
+        if self._team.leader:
+            own = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+            atomic.write_bytes(path, save(own, metadata={"fit": self._fingerprint}))
 
-    def restore(self, path: Path) -> None:
+    def _generators(self) -> dict[str, torch.Tensor]:
+        """The states of this process's random generators by device."""
+        states = {"cpu": torch.get_rng_state()}
+        for device in self.cuda_devices:
+            states[f"cuda:{device}"] = torch.cuda.get_rng_state(device)
+        return states
+
+    def restore(self, path: Path, seed: int) -> None:
         """Continue from the checkpoint at `path`, if there is one."""
-        if not path.exists():
+        if not self._team.broadcast(path.exists()):
             return
         try:
             data = path.read_bytes()
@@ -232,15 +316,18 @@ class _State:
                 "or parameters); delete it to start over"
             )
         self._take(tensors)
+        torch.manual_seed(_stream(seed, self._team.rank, len(self.losses)))  # if none was stored
+        for device, stream in self._generators().items():
+            stored_stream = tensors.get(_stream_name(self._team.rank, device), stream)
+            if device == "cpu":
+                torch.set_rng_state(stored_stream)
+            else:
+                torch.cuda.set_rng_state(stored_stream, device)
 
     def _take(self, tensors: dict[str, torch.Tensor]) -> None:
         self.losses = tensors["losses"].tolist()
-        torch.set_rng_state(tensors["rng/cpu"])
-        for device in self.cuda_devices:
-            torch.cuda.set_rng_state(tensors[f"rng/cuda:{device}"], device)
         for name, parameter in self.parameters.items():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"parameter/{name}"])
+            fill(parameter, tensors[f"parameter/{name}"])
             moments = {
                 key: tensors[f"adamw/{key}/{name}"]
                 for key in ("step", "exp_avg", "exp_avg_sq")
@@ -248,6 +335,10 @@ class _State:
             }
             if moments:  # a parameter that never had a gradient has none
                 self.adamw.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device)
+                    key: value if key == "step" else like(parameter, value)
                     for key, value in moments.items()
                 }
+
+
+def _stream_name(rank: int, device: str) -> str:
+    return f"rng/{device}" if rank == 0 else f"rng/{rank}/{device}"

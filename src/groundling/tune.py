@@ -21,7 +21,7 @@ from groundling.models.base import (
 )
 from groundling.progress import Progress
 from groundling.rundir import Stage
-from groundling.train import Checkpoint, FitSummary, StepReport, fit
+from groundling.train import Checkpoint, FitSummary, StepReport, equal_weight, fit
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def tune_grounder(
         for case in cases
         if case.entity.largest_box is not None
     ]
-    _fit(stage, grounder, grounder.loss, examples, optimiser, how)
+    fit_stage(stage, grounder, grounder.loss, examples, optimiser, how)
     with stage.write_folder("grounder") as folder:
         grounder.save(folder)
 
@@ -67,7 +67,7 @@ def start_writer(
 ) -> None:
     """Fine-tune on D_SFT (eq. 3): π_0."""
     examples = [Demonstration(case.query, experts[case.query.id]) for case in cases]
-    _fit(
+    fit_stage(
         stage,
         writer,
         writer.sft_loss,
@@ -75,6 +75,7 @@ def start_writer(
         optimiser,
         how,
         lambda example: len(example.expression),
+        lambda example: writer.answer_tokens(example.expression),
     )
     with stage.write_folder("writer/round-0") as folder:
         writer.save_adapter(folder)
@@ -93,7 +94,7 @@ def update_writer(
     def loss(batch: Sequence[Preference]) -> torch.Tensor:
         return writer.dpo_loss(batch, optimiser.beta)
 
-    _fit(
+    fit_stage(
         stage,
         writer,
         loss,
@@ -106,7 +107,7 @@ def update_writer(
         writer.save_adapter(folder)
 
 
-def _fit(
+def fit_stage(
     stage: Stage,
     model: Trainable,
     loss: Callable[[Sequence[T]], torch.Tensor],
@@ -114,7 +115,9 @@ def _fit(
     optimiser: Optimiser,
     how: Manner,
     length: Callable[[T], int] | None = None,
+    weight: Callable[[T], float] = equal_weight,
 ) -> FitSummary:
+    """`train.fit` within a stage: checkpoints in its scratch, a progress line, an event."""
     with Progress(stage.name, unit="steps", quiet=how.quiet) as progress:
 
         def report(step: StepReport) -> None:
@@ -129,6 +132,7 @@ def _fit(
             checkpoint=Checkpoint(stage.scratch / "fit.safetensors", how.checkpoint_every_s),
             on_step=report,
             length=length,
+            weight=weight,
         )
     tail = summary.losses[-20:]
     stage.event(

@@ -25,7 +25,7 @@ from groundling.corpus import (
 )
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
 from groundling.errors import RunError
-from groundling.evaluate import NAMES
+from groundling.evaluate import floors
 from groundling.experts import collect_experts
 from groundling.models.base import Grounder, Writer
 from groundling.models.registry import compute_threads, open_grounder, open_writer
@@ -34,7 +34,7 @@ from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
 from groundling.rundir import RunDir, stored_config
-from groundling.scoring.floors import mean_person_norm, score_floors
+from groundling.team import shards, team
 from groundling.tune import Manner
 
 _BASE = {"seed", "data", "experts", "grounder", "grounder_tuning", "writer", "max_new_tokens"}
@@ -150,14 +150,9 @@ class Workbench:
         """The writer with the adapter of π_t as its stage stored it; None for a fresh one."""
         config = self.config
         if self._writer is None:
-            self._writer = open_writer(
-                config.writer.backend,
-                config.writer.path,
-                rank=config.lora.rank,
-                alpha=config.lora.alpha,
-                seed=config.seed,
-                adapter=None,
-            )
+            self._writer = open_writer(config.writer, config.lora, config.seed)
+            if shards():
+                team().settle(self._writer.module())
             self._prepare(self._writer)
         if round_ is None:
             self._writer.restart_adapter(config.seed)
@@ -184,16 +179,13 @@ class Workbench:
 
     def fresh_grounder(self) -> Grounder:
         """The grounder as it was published."""
-        return open_grounder(self.config.grounder.backend, self.config.grounder.path)
+        return open_grounder(self.config.grounder)
 
     def tuned_grounder(self) -> Grounder:
         """The grounder that rewards and answers: fine-tuned, unless the configuration says no."""
         if self._tuned is None:
-            backend = self.config.grounder.backend
-            stored = str(self.run.path / "grounder")
-            self._tuned = (
-                open_grounder(backend, stored) if self.grounder_stage else self.fresh_grounder()
-            )
+            stored = self.run.path / "grounder" if self.grounder_stage else None
+            self._tuned = open_grounder(self.config.grounder, stored)
         return self._tuned
 
     # ------------------------------------------------------------------------------------ names
@@ -241,18 +233,9 @@ class Workbench:
             stages.append({"name": name, **json.loads(path.read_text(encoding="utf-8"))})
         trained = stages[1:]
         best = max(trained, key=lambda s: (s["validation"]["accuracy"]["all"], -stages.index(s)))
-        metrics = {"stages": stages, "selected": best["name"], "floors": self._floors()}
+        metrics = {"stages": stages, "selected": best["name"], "floors": floors(self.corpus)}
         self.run.write_json("metrics.json", metrics)
         return metrics
-
-    def _floors(self) -> dict[str, Any]:
-        sizes = self.corpus.sizes_wh_px
-        person = mean_person_norm(self.corpus.splits["train"], sizes)
-        table: dict[str, Any] = {}
-        for split, called in NAMES.items():
-            scores = score_floors(self.corpus.splits[split], sizes, person)
-            table[called] = {name: score.to_json()["accuracy"] for name, score in scores.items()}
-        return table
 
 
 def _part(config: IsrConfig, keys: set[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from groundling.config import IsrConfig
+from groundling.config import IsrConfig, LoraConfig, WriterConfig
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions
 from groundling.data.pairs_parquet import read_pairs
@@ -121,7 +121,7 @@ def test_reference_is_the_previous_round_not_the_base_model(
     asked = [queries[pair.query_id] for pair in pairs]
 
     def distance(adapter: Path | None) -> float:
-        writer = open_writer("tiny", None, rank=32, alpha=64, seed=9, adapter=adapter)
+        writer = open_writer(WriterConfig(), LoraConfig(), seed=9, adapter=adapter)
         chosen = writer.score(asked, [pair.chosen for pair in pairs])
         rejected = writer.score(asked, [pair.rejected for pair in pairs])
         gaps = [abs(a - pair.ref_chosen_logp) for a, pair in zip(chosen, pairs, strict=True)]

@@ -10,7 +10,6 @@ from stock import inputs
 from transformers import GenerationConfig
 
 from groundling.models import decoding, tree
-from groundling.models.base import Demonstration
 from groundling.models.decoding import Drawn, Noise, draw
 
 STEPS = 12
@@ -26,7 +25,7 @@ def writer(writer):
 
 @pytest.fixture
 def prompts(writer):
-    return [row.prompt for row in writer._rows([Demonstration(q, "") for q in tiny.QUERIES])]
+    return tiny.prompts(writer, tiny.QUERIES)
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def noise():
 def often(writer, prompts, noise) -> int:
     """A token that sampled answers often hold: standing in for the end, it cuts some short."""
     with torch.no_grad():
-        drawn = draw(writer._net, prompts, noise, 1.0, STEPS, end=-1)
+        drawn = draw(writer.chat.engine._net, prompts, noise, 1.0, STEPS, end=-1)
     return Counter(token for row in drawn for one in row for token in one.tokens).most_common(1)[0][
         0
     ]
@@ -47,7 +46,7 @@ def often(writer, prompts, noise) -> int:
 
 def run(writer, prompts, noise, temperature=0.8, end=-1) -> list[list[Drawn]]:
     with torch.no_grad():
-        return draw(writer._net, prompts, noise, temperature, STEPS, end)
+        return draw(writer.chat.engine._net, prompts, noise, temperature, STEPS, end)
 
 
 def test_greedy_equals_generate(writer, processor, prompts):
@@ -71,7 +70,7 @@ def test_greedy_equals_generate(writer, processor, prompts):
 def test_a_batch_gives_what_each_prompt_gives_alone(
     writer, prompts, noise, often, thin, monkeypatch
 ):
-    monkeypatch.setattr(decoding, "_THIN", thin)
+    monkeypatch.setattr(decoding, "THIN", thin)
     together = run(writer, prompts, noise, end=often)
     lengths = {len(one.tokens) for row in together for one in row}
     assert len(lengths) > 3, "answers of many lengths, or nothing is tested"
@@ -118,7 +117,7 @@ def test_logprobs_are_the_models_own_at_temperature_one(writer, processor, promp
 def test_ending_on_the_last_step_counts_as_ended(writer, prompts):
     first = run(writer, prompts[:1], None)[0][0].tokens
     with torch.no_grad():
-        cut = draw(writer._net, prompts[:1], None, 0.0, 3, first[2])[0][0]
+        cut = draw(writer.chat.engine._net, prompts[:1], None, 0.0, 3, first[2])[0][0]
     assert cut.tokens == first[:2]
     assert cut.logprob is not None
 
@@ -143,13 +142,13 @@ def test_the_cache_grows_past_its_first_block(writer, prompts, noise, monkeypatc
 def test_prompts_and_common_beginnings_are_computed_once(writer, prompts, noise, monkeypatch):
     """Four answers that draw alike cost what one answer costs."""
     computed: list[int] = []
-    embed = writer._net.embed
+    embed = writer.chat.engine._net.embed
 
     def counting(ids):
         computed.append(ids.numel())
         return embed(ids)
 
-    monkeypatch.setattr(writer._net, "embed", counting)
+    monkeypatch.setattr(writer.chat.engine._net, "embed", counting)
     run(writer, prompts, noise[:, :1])
     one = sum(computed)
     computed.clear()

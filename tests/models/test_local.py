@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from stock import inputs
 from transformers import GenerationConfig
 
+from groundling.config import SftOptimiser
 from groundling.errors import DataError, ImageError, InputError
 from groundling.models.base import GREEDY, Demonstration, Preference, Sampling
 from groundling.models.checkpoints import read_known_names
 from groundling.models.local import Adapter, LocalWriter, Resources
 from groundling.records import Expression, Failure, Query
+from groundling.train import fit
 
 SHORT = Sampling(temperature=0.8, max_new_tokens=6)
 
@@ -144,7 +148,7 @@ def test_what_cannot_be_run_is_a_failure_in_its_place():
         lambda: writer.sft_loss([Demonstration(tiny.QUERIES[5], "a")]),
         lambda: writer.dpo_loss([Preference(tiny.QUERIES[5], "a", "b", -1.0, -1.0)], 0.5),
     ):
-        with pytest.raises(ImageError, match="e#0: square-5: truncated"):
+        with pytest.raises(ImageError, match=r"X \(PER\): square-5: truncated"):
             loss()
 
 
@@ -230,6 +234,16 @@ def test_texts_must_match_queries(writer):
         writer.score(tiny.QUERIES, ["a", "b"])
 
 
+def test_missing_weights_are_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "less")
+    path = tmp_path / "less" / "model.safetensors"
+    weights = load_file(path)
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 weights are missing, first lm_head\.weight"):
+        LocalWriter.load(tmp_path / "less")
+
+
 def test_loading_prints_nothing(checkpoint, capfd):
     LocalWriter.load(checkpoint)
     printed = capfd.readouterr()
@@ -253,3 +267,26 @@ def test_half_precision_agrees_with_single(writer):
     loss = half.sft_loss([Demonstration(query, "the man") for query in tiny.QUERIES])
     loss.backward()
     assert all(value.grad.isfinite().all() for value in half.trainable().values())
+
+
+def test_micro_batches_add_up_to_the_whole():
+    """Answers of unlike lengths: the mean over tokens stays the mean over the whole batch."""
+    texts = ["a", "the man with red hair on the left", "b c", "the woman", "NASA", "x y z"]
+    batch = [Demonstration(*pair) for pair in zip(tiny.QUERIES, texts, strict=True)]
+    ends, losses = [], []
+    for size in (None, 4, 1):
+        made = tiny.writer()
+        settings = SftOptimiser(lr=1e-2, batch_size=6, epochs=2, micro_batch=size)
+        summary = fit(
+            made,
+            made.sft_loss,
+            batch,
+            settings,
+            seed=0,
+            weight=lambda one, made=made: made.answer_tokens(one.expression),
+        )
+        losses.append(summary.losses)
+        ends.append(torch.cat([p.detach().flatten() for p in made.trainable().values()]))
+    for other, their_losses in zip(ends[1:], losses[1:], strict=True):
+        assert their_losses == pytest.approx(losses[0], rel=1e-5)
+        torch.testing.assert_close(other, ends[0], rtol=0, atol=2e-4)

@@ -50,14 +50,14 @@ def assert_same(ours, theirs, tolerance):
 
 
 def test_prompts_share_their_instruction(writer):
-    rows = writer._rows([Demonstration(query, "a") for query in tiny.QUERIES])
+    rows = tiny.rows(writer, tiny.QUERIES)
     shared = shared_length([row.prompt for row in rows])
     assert shared == rows[0].prompt.image_start
     assert len({row.prompt.ids[:shared] for row in rows}) == 1
 
 
 def test_a_prompt_is_never_shared_whole(writer):
-    row = writer._rows([Demonstration(tiny.QUERIES[0], "a")])[0]
+    row = tiny.rows(writer, tiny.QUERIES[:1])[0]
     assert shared_length([row.prompt, row.prompt]) == row.prompt.image_start
 
 

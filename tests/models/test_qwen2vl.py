@@ -71,7 +71,7 @@ def test_another_family_is_refused():
     config = LlamaConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
     )
-    with pytest.raises(InputError, match="model type 'llama' is not supported"):
+    with pytest.raises(InputError, match="wanted a full-attention Qwen2-VL"):
         Qwen2VL(LlamaForCausalLM(config), PictureRules(tiny.processor().image_processor))
 
 

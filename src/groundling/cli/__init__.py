@@ -22,11 +22,16 @@ from groundling.errors import GroundlingError
 COMMANDS = {
     "demo": "groundling.cli.demo",
     "isr": "groundling.cli.isr",
+    "plan": "groundling.cli.plan",
     "ground": "groundling.cli.ground",
     "data": "groundling.cli.data",
     "score": "groundling.cli.score",
+    "experts": "groundling.cli.experts",
+    "direct": "groundling.cli.direct",
+    "baseline": "groundling.cli.baseline",
     "ablate": "groundling.cli.ablate",
     "report": "groundling.cli.report",
+    "convert-ofa": "groundling.cli.convert_ofa",
 }
 """Subcommands and their modules, in the order of the help."""
 

@@ -100,13 +100,16 @@ def run_recipe(
 
 
 def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool) -> Path:
-    _hush_libraries()
+    hush_libraries()
     from groundling.isr import run_isr
     from groundling.report.page import write_page
     from groundling.report.record import read_record
     from groundling.report.verdict import judge_run
+    from groundling.team import leads
 
     metrics = run_isr(config, out, quiet=quiet)
+    if not leads():
+        return out / "report.html"
     record = read_record(out)
     verdict = judge_run(record)
     page = write_page(record, verdict)
@@ -114,16 +117,16 @@ def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool) -> Path:
         told = {**metrics, "run": str(out), "report": str(page)}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        print(_table(metrics) + f"\n\n{_sentences(verdict)}\n\nreport: {page}")
+        print(metrics_table(metrics) + f"\n\n{_sentences(verdict)}\n\nreport: {page}")
     return page
 
 
-def _hush_libraries() -> None:
+def hush_libraries() -> None:
     """No loading bars of transformers between our own lines; must come before its import."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def _table(metrics: Mapping[str, Any]) -> str:
+def metrics_table(metrics: Mapping[str, Any]) -> str:
     """Stages as rows, accuracies in percent as columns, and the floor below them."""
     lines = [_line("", *_HEADS)]
     for stage in metrics["stages"]:

@@ -7,12 +7,12 @@ stops the batch and never turns into an answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from groundling.records import Box, Expression, Failure, Grounded, Query
+from groundling.records import Box, Expression, Failure, Grounded, Prediction, Query
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +60,23 @@ class GroundingExample:
     box: Box
 
 
+@dataclass(frozen=True, slots=True)
+class DirectExample:
+    """One example for a direct grounder: `box` in original pixels, None for "absent"."""
+
+    query: Query
+    box: Box | None
+
+
 class Trainable(Protocol):
     """A model that `groundling.train.fit` can update and resume bit for bit."""
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters to update, by stable name."""
+        ...
+
+    def module(self) -> torch.nn.Module:
+        """The module that holds them; asked for only where several processes train together."""
         ...
 
 
@@ -103,6 +115,10 @@ class Writer(Trainable, Protocol):
         """Mean over the batch of the DPO loss (eq. 8), a scalar with gradient."""
         ...
 
+    def answer_tokens(self, text: str) -> int:
+        """Tokens of an answer with its end: what an example counts for in `sft_loss`."""
+        ...
+
     def restart_adapter(self, seed: int) -> None:
         """Return the adapter to a fresh, seeded beginning that changes nothing yet."""
         ...
@@ -133,4 +149,32 @@ class Grounder(Trainable, Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the weights (safetensors) and configuration."""
+        ...
+
+
+class DirectGrounder(Protocol):
+    """A model that answers an entity with a box, without an expression between (prompt A.3)."""
+
+    def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Prediction | Failure]]:
+        """A prediction for each query, in any order, with its place; `box` None says absent."""
+        ...
+
+
+class DirectLearner(DirectGrounder, Trainable, Protocol):
+    """A direct grounder that can be fine-tuned (ISR Table 1, the end-to-end baselines)."""
+
+    def prepare(self, images: Sequence[str]) -> list[Failure | None]:
+        """Read pictures ahead of their use, as `Writer.prepare` does."""
+        ...
+
+    def answer_tokens(self, example: DirectExample) -> int:
+        """Tokens of an example's answer with its end: what it counts for in `loss`."""
+        ...
+
+    def loss(self, batch: Sequence[DirectExample]) -> torch.Tensor:
+        """Mean over the batch's answer tokens of −log π(answer | query), with gradient."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained (safetensors)."""
         ...

@@ -30,7 +30,7 @@ from groundling.models.packing import (
 from groundling.models.qwen2vl import Qwen2VL
 from groundling.models.tree import TreeAttention
 
-_THIN = 0.7
+THIN = 0.7
 """A batch drops its finished prompts once fewer than this share of its rows still grow."""
 
 
@@ -63,7 +63,7 @@ class Noise:
         return np.random.Generator(np.random.Philox(key=words)).random((k, self._steps))
 
 
-class _Answers:
+class Answers:
     """The B × K answers so far, and which of them still grow."""
 
     def __init__(self, rows: int, k: int, steps: int, end: int, device: torch.device) -> None:
@@ -145,18 +145,18 @@ def draw(
     """
     k = 1 if noise is None else noise.shape[1]
     uniforms = None if noise is None else torch.from_numpy(noise).to(model.device)
-    answers = _Answers(len(prompts), k, steps, end, model.device)
+    answers = Answers(len(prompts), k, steps, end, model.device)
     logits, attention, frontier = _run_prompts(model, prompts, k)
     rows_held = len(prompts)
     for step in range(steps):
         drawn = None if uniforms is None else uniforms[:, :, step][answers.growing]
-        tokens, logprobs = _choose(logits.float(), frontier.holders, drawn, temperature)
+        tokens, logprobs = choose(logits.float(), frontier.holders, drawn, temperature)
         on = answers.add(step, tokens, logprobs)
         if step + 1 == steps or not bool(on.any()):
             break
         tokens = frontier.branch(tokens, on, logits.shape[-1])
         alive = torch.unique(frontier.rows)
-        if len(alive) < _THIN * rows_held:
+        if len(alive) < THIN * rows_held:
             attention.keep(alive)
             frontier.rows = torch.searchsorted(alive, frontier.rows)
             rows_held = len(alive)
@@ -189,7 +189,7 @@ def _run_prompts(
     return model.logits(hidden[:, 0]), TreeAttention(beginning, attention.recorded, k), frontier
 
 
-def _choose(
+def choose(
     logits: torch.Tensor, holders: torch.Tensor, uniforms: torch.Tensor | None, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token of each of A answers and its log-probability at temperature 1: twice (A,).

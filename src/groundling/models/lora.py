@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from groundling import team
 from groundling.errors import InputError
 
 NAME = "default"
@@ -32,14 +33,17 @@ MERGE_LIMIT = 500_000_000
 """Largest number of adapted weights for which `merged` keeps a second copy of them."""
 
 
-def attach(model: Any, rank: int, alpha: float, seed: int) -> Any:
-    """Wrap `model` with a fresh adapter that changes nothing yet; freeze all the rest."""
+def attach(model: Any, rank: int, alpha: float, seed: int, targets: str = TARGETS) -> Any:
+    """Wrap `model` with a fresh adapter that changes nothing yet; freeze all the rest.
+
+    `targets` is a pattern that the names of the adapted layers match in full.
+    """
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=TARGETS,
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -60,7 +64,7 @@ def restart(model: Any, seed: int) -> None:
         for layer in _layers(model):
             down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
             bound = 1 / math.sqrt(down.shape[1])  # kaiming_uniform with a = √5
-            down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=draws))
+            team.fill(down, torch.empty(down.shape).uniform_(-bound, bound, generator=draws))
             up.zero_()
 
 
@@ -72,9 +76,17 @@ def parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 def save(model: Any, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors; `PeftModel` opens them unaided.
 
-    A base model that lay in a folder is named by that folder alone, not by where it was.
+    A base model that lay in a folder is named by that folder alone, not by where it was. Every
+    process of a team calls this; the leader writes.
     """
-    model.save_pretrained(folder, save_embedding_layers=False)
+    settings: dict[str, Any] = {}
+    if team.is_sharded(model):
+        settings["state_dict"] = {
+            name: team.whole(value.detach()).cpu() for name, value in parameters(model).items()
+        }
+    if not team.leads():
+        return
+    model.save_pretrained(folder, save_embedding_layers=False, **settings)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -119,6 +131,10 @@ def load(model: Any, folder: Path) -> None:
             f"{folder}: {len(odd)} tensors do not fit this model, first {odd[0]}; "
             "wanted an adapter trained on the same base model"
         )
+    if team.is_sharded(model):
+        for name, value in weights.items():
+            team.fill(expected[name], value)
+        return
     set_peft_model_state_dict(model, weights, adapter_name=NAME)
 
 
@@ -128,8 +144,13 @@ def merged(model: Any) -> Iterator[None]:
 
     On leaving, the base weights are the very tensors that they were: PEFT's own merge subtracts
     what it added, which rounds. Models in half precision, where the sum would round, and models
-    over MERGE_LIMIT are left as they are, which gives the same answers more slowly.
+    over MERGE_LIMIT are left as they are, which gives the same answers more slowly; so are models
+    whose parameters are shared out over a team.
     """
+    if team.is_sharded(model):
+        with torch.no_grad(), team.assembled(model):
+            yield
+        return
     layers = _layers(model)
     weights = [layer.get_base_layer().weight for layer in layers]
     fits = sum(weight.numel() for weight in weights) <= MERGE_LIMIT

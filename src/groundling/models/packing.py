@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import add
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -41,11 +41,28 @@ class Prompt:
         return prompt_positions(len(self.ids), self.image_start, self.image.grid)
 
 
+class Laid(Protocol):
+    """What laying out needs to know of a prompt."""
+
+    @property
+    def ids(self) -> TokenIds:
+        """Its tokens."""
+        ...
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Their positions along time, row and column, (3, length)."""
+        ...
+
+
+P_co = TypeVar("P_co", bound=Laid, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Generic[P_co]):
     """One prompt and the answers to score; every answer ends with the end token."""
 
-    prompt: Prompt
+    prompt: P_co
     answers: tuple[TokenIds, ...]
 
 
@@ -138,7 +155,7 @@ def shared_length(prompts: Sequence[Prompt]) -> int:
     return same
 
 
-def lay_out(rows: Sequence[Row], shared: int) -> Layout:
+def lay_out(rows: Sequence[Row[Laid]], shared: int) -> Layout:
     """Arrange rows, each without its first `shared` tokens, padded on the right.
 
     An answer's end token is predicted but never read, so it is a target and takes no place.
@@ -219,7 +236,7 @@ def embed_rows(
 
 
 def answer_logprobs(
-    model: Qwen2VL, rows: Sequence[Row], checkpointing: bool = False
+    model: Qwen2VL, rows: Sequence[Row[Prompt]], checkpointing: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log π of every answer token, (N,), and the answer it belongs to, (N,): row · answers + index.
 

@@ -25,29 +25,16 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
     smart_resize,
 )
-from transformers.processing_utils import ProcessorMixin
 
 from groundling.errors import ImageError, InputError
+from groundling.models.still import without_video
 
-MODEL_TYPES = ("qwen2_vl",)
+MODEL_TYPE = "qwen2_vl"
 """The `model_type` of the checkpoints this module can run."""
 
 
-class Qwen2VLProcessor(processing_qwen2_vl.Qwen2VLProcessor):  # type: ignore[misc]
-    """The stock processor without its video half, which cannot be made without torchvision.
-
-    It carries the stock name, so that a folder saved with it opens with the stock class where
-    torchvision is present.
-    """
-
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
-    ) -> None:
-        self.image_token = getattr(tokenizer, "image_token", None) or "<|image_pad|>"
-        self.video_token = getattr(tokenizer, "video_token", None) or "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+Qwen2VLProcessor: Any = without_video(processing_qwen2_vl.Qwen2VLProcessor)
+"""The stock processor without its video half."""
 
 
 def image_processor(min_pixels: int, max_pixels: int) -> Any:
@@ -124,29 +111,27 @@ class PictureRules:
         return tiles.reshape(count, rows * columns * block * block, 3 * patch * patch)
 
 
-def check_family(config: Any) -> None:
-    """Refuse, with InputError, a model whose layers are not the ones laid out here."""
-    if config.model_type not in MODEL_TYPES:
-        raise InputError(
-            f"model type {config.model_type!r} is not supported; "
-            f"wanted one of {', '.join(MODEL_TYPES)}"
-        )
-    if "sliding_attention" in config.text_config.layer_types:
-        raise InputError("sliding-window attention is not supported; load a full-attention model")
-    if config.text_config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
-        raise InputError("rotary frequencies that change with length are not supported")
-    if len(config.text_config.rope_parameters["mrope_section"]) % 3:
-        raise InputError("mrope_section: wanted sections for time, row and column in turns")
+def runs_by_hand(config: Any) -> bool:
+    """Whether a model's layers are the ones laid out here; the others run as they are."""
+    if config.model_type != MODEL_TYPE:
+        return False
+    text = config.text_config
+    return (
+        "sliding_attention" not in text.layer_types
+        and text.rope_parameters.get("rope_type") not in ("dynamic", "longrope")
+        and len(text.rope_parameters["mrope_section"]) % 3 == 0
+    )
 
 
 class Qwen2VL:
     """A Qwen2-VL model with its parts in reach; the weights stay those of `model`.
 
-    Raises InputError for a model that `check_family` refuses.
+    Raises InputError for a model that `runs_by_hand` refuses.
     """
 
     def __init__(self, model: Any, rules: PictureRules) -> None:
-        check_family(model.config)
+        if not runs_by_hand(model.config):
+            raise InputError(f"{model.config.model_type}: wanted a full-attention Qwen2-VL")
         sections = torch.tensor(model.config.text_config.rope_parameters["mrope_section"])
         self._language = model.model.language_model
         self._visual = model.model.visual

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from groundling import team
 from groundling.errors import ImageError, InputError
 from groundling.images import PictureKey, load_image, picture_key
 from groundling.models.base import GroundingExample
@@ -64,17 +65,22 @@ class TinyGrounder:
 
     def save_as(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the weights in another precision; half of float32 is ample for a shipped model."""
+        whole = {name: team.whole(t.detach()) for name, t in self.net.state_dict().items()}
+        if not team.leads():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(asdict(self.net.config), indent=1) + "\n"
         (folder / "config.json").write_text(config, encoding="utf-8")
-        state = {
-            name: t.detach().to(dtype).contiguous() for name, t in self.net.state_dict().items()
-        }
+        state = {name: t.to(dtype).contiguous() for name, t in whole.items()}
         save_file(state, folder / "model.safetensors")
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every weight, by name."""
         return dict(self.net.named_parameters())
+
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.net
 
     def tokens(self, expressions: Sequence[Sequence[str]]) -> Tensor:
         """Expressions by picture → (B, E, L) word numbers: START first, PAD last.

@@ -1,33 +1,38 @@
-"""Queries and answers as token ids, through a checkpoint's own chat template and tokenizer.
+"""Questions and answers as token ids, through a checkpoint's own chat template and tokenizer.
 
 A shared module, no backend.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from groundling.errors import InputError
 from groundling.models.packing import Prompt, TokenIds
 from groundling.models.qwen2vl import ImageTokens
-from groundling.prompts import entity_phrase, writer_messages
-from groundling.records import Failure, Query
+from groundling.prompts import Message
+from groundling.records import Failure
 
 _STAND_IN = "\ue000"
-"""A private-use character that stands for a name while the template is rendered once."""
+"""A private-use character that stands for the subject while the template is rendered once."""
 
 _MOST_KEPT = 1 << 16
 
 
-class Wording:
-    """Turns queries into prompts and texts into answers, and back; keeps what it has tokenised.
+Messages = Callable[[str], list[Message]]
+"""Makes a question, as chat messages with one picture, of its subject."""
 
-    The chat template is rendered once, around a stand-in for the entity: rendering it for each
-    query costs more than the tokens do. Raises InputError for a template or tokenizer that a
-    writer cannot use.
+
+class Wording:
+    """Turns questions into prompts and texts into answers, and back; keeps what it has tokenised.
+
+    The chat template is rendered once, around a stand-in for the subject: rendering it for each
+    question costs more than the tokens do. Raises InputError for a template or tokenizer that
+    cannot be used so.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, messages: Messages) -> None:
         self._tokenizer = processor.tokenizer
         if self._tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no eos_token; a writer must know how answers end")
@@ -36,30 +41,39 @@ class Wording:
         self._controls = sorted(
             {*self._tokenizer.all_special_tokens, *self._tokenizer.get_added_vocab()}
         )
-        phrase = entity_phrase(_STAND_IN, "PER")
         rendered = processor.apply_chat_template(
-            writer_messages(_STAND_IN, "PER"), add_generation_prompt=True, tokenize=False
+            messages(_STAND_IN), add_generation_prompt=True, tokenize=False
         )
-        parts = rendered.split(phrase)
+        parts = rendered.split(_STAND_IN)
         if len(parts) != 2:
             raise InputError(
-                f"the chat template shows the entity {len(parts) - 1} times; wanted once"
+                f"the chat template shows the subject {len(parts) - 1} times; wanted once"
             )
+        self._before: str
+        self._after: str
         self._before, self._after = parts
+        begin = self._tokenizer.bos_token
+        self.adds_specials: bool = begin is None or not rendered.startswith(begin)
         self._prompts: dict[str, TokenIds] = {}
         self._answers: dict[str, TokenIds] = {}
 
-    def prompt(self, query: Query, image: ImageTokens) -> Prompt | Failure:
-        """The tokens of prompt A.2; a name that holds control tokens is a Failure (`prompt`)."""
-        if intruder := next((token for token in self._controls if token in query.name), None):
-            return Failure(f"entity name holds the control token {intruder}", "prompt")
-        phrase = entity_phrase(query.name, query.type)
-        ids = self._prompts.get(phrase)
+    def rendered(self, subject: str) -> str | Failure:
+        """The prompt as text; a subject that holds control tokens is a Failure (`prompt`)."""
+        if intruder := next((token for token in self._controls if token in subject), None):
+            return Failure(f"{subject!r} holds the control token {intruder}", "prompt")
+        return self._before + subject + self._after
+
+    def prompt(self, subject: str, image: ImageTokens) -> Prompt | Failure:
+        """The tokens of the prompt, its picture's in their place."""
+        text = self.rendered(subject)
+        if isinstance(text, Failure):
+            return text
+        ids = self._prompts.get(text)
         if ids is None:
-            ids = self._tokenise(self._before + phrase + self._after)
+            ids = self._tokenise(text)
             if ids.count(self._image_token) != 1:
                 raise InputError("the chat template must place the picture exactly once")
-            _remember(self._prompts, phrase, ids)
+            _remember(self._prompts, text, ids)
         start = ids.index(self._image_token)
         picture = (self._image_token,) * len(image.features)
         return Prompt(ids[:start] + picture + ids[start + 1 :], start, image)

@@ -1,0 +1,121 @@
+"""Direct grounding, fine-tuned: the strong baseline of ISR Table 1.
+
+A multimodal model learns to answer prompt A.3 with the largest gold box of an entity, or to say
+that it is absent, and is graded before and after. The run directory is that of other flows, so a
+stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from groundling.config import DirectConfig
+from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
+from groundling.data.jsonl import read_predictions, write_predictions
+from groundling.direct import answer_posts
+from groundling.evaluate import NAMES, floors
+from groundling.models.base import DirectExample, DirectLearner
+from groundling.models.registry import compute_threads, open_direct
+from groundling.plan import check_fits
+from groundling.progress import Progress
+from groundling.provenance import provenance
+from groundling.rundir import RunDir
+from groundling.scoring.isr import score_isr
+from groundling.team import shards, team
+from groundling.tune import Manner, fit_stage
+
+WORLD = "data"
+TUNED = "model"
+"""Where a run keeps the embedded world that it drew, and what it trained."""
+
+
+def run_direct(config: DirectConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Fine-tune and grade into the directory `out`, or go on where it was stopped.
+
+    Returns what `metrics.json` says: the stages `untuned` and `direct`, and the floors. Raises
+    RunError for a directory of another configuration and InputError where the model does not fit
+    its device.
+    """
+    if config.check_memory:
+        check_fits(config)
+    with RunDir.open(out, config, provenance(threads=compute_threads())) as run:
+        corpus = gather(run, config)
+        fine_tune(run, config, corpus, quiet)
+        grade(run, config, corpus, "untuned", quiet)
+        grade(run, config, corpus, "direct", quiet)
+        return conclude(run, corpus)
+
+
+def gather(run: RunDir, config: DirectConfig) -> Corpus:
+    """Posts with their pictures and gold boxes."""
+    if config.data.gmner is not None:
+        return read_release(config.data.gmner)
+    assert config.data.toyworld is not None
+    stage = run.stage("data")
+    if not stage.done:
+        with stage, stage.write_folder(WORLD) as folder:
+            draw_world(folder, config.data.toyworld, config.seed)
+    return read_world(run.path / WORLD, config.seed)
+
+
+def fine_tune(run: RunDir, config: DirectConfig, corpus: Corpus, quiet: bool) -> None:
+    """Fine-tune on every training query."""
+    stage = run.stage("tune")
+    if stage.done:
+        return
+    cases = corpus.cases("train")
+    examples = [DirectExample(case.query, case.entity.largest_box) for case in cases]
+    with stage:
+        model = open_direct(config.model, config.lora, config.seed)
+        model.prepare([case.query.image for case in cases])
+        how = Manner(config.seed, config.checkpoint_every_s, quiet)
+        fit_stage(
+            stage, model, model.loss, examples, config.tuning, how, weight=model.answer_tokens
+        )
+        with stage.write_folder(TUNED) as folder:
+            model.save(folder)
+
+
+def grade(run: RunDir, config: DirectConfig, corpus: Corpus, name: str, quiet: bool) -> None:
+    """Answer validation and test; `predictions/NAME/SPLIT.jsonl` and their scores."""
+    stage = run.stage(f"evaluate-{name}", after=["tune"] if name == "direct" else [])
+    if stage.done:
+        return
+    with stage:
+        adapter = run.path / TUNED if name == "direct" else None
+        model = open_direct(config.model, config.lora, config.seed, adapter)
+        if shards():
+            team().settle(model.module())
+        answers = stage.own_scratch()  # every process gives all answers: they come in any order
+        scores = {
+            called: _answer(answers / f"{split}.jsonl", corpus, split, model, quiet)
+            for split, called in NAMES.items()
+        }
+        with stage.write_folder(f"predictions/{name}") as folder:
+            for split in NAMES:
+                found = read_predictions(answers / f"{split}.jsonl")
+                write_predictions(folder / f"{split}.jsonl", found)
+        stage.write_json(f"evaluations/{name}.json", scores)
+
+
+def conclude(run: RunDir, corpus: Corpus) -> dict[str, Any]:
+    """Write and return `metrics.json`."""
+    stages = [
+        {"name": name, **json.loads((run.path / f"evaluations/{name}.json").read_text("utf-8"))}
+        for name in ("untuned", "direct")
+    ]
+    metrics = {"stages": stages, "selected": "direct", "floors": floors(corpus)}
+    run.write_json("metrics.json", metrics)
+    return metrics
+
+
+def _answer(
+    path: Path, corpus: Corpus, split: SplitName, model: DirectLearner, quiet: bool
+) -> dict[str, Any]:
+    posts = corpus.splits[split]
+    total = sum(len(post.entities) for post in posts)
+    with Progress(f"answers {NAMES[split]}", total, "queries", quiet=quiet) as progress:
+        answer_posts(posts, model, path, {}, progress=progress)
+    return score_isr(posts, read_predictions(path)).to_json()

@@ -1,0 +1,117 @@
+"""`groundling direct`: boxes straight from a model behind an endpoint, for comparison."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundling.cli.endpoint import (
+    add_data_options,
+    add_endpoint_options,
+    check_out,
+    open_endpoint,
+    read_config,
+    read_posts_of,
+    told_cost,
+    told_failures,
+)
+
+if TYPE_CHECKING:
+    from groundling.direct import Answered
+    from groundling.models.api.settings import EndpointConfig
+
+_EXAMPLES = """\
+The model is asked for the box of each entity with the paper's prompt (ISR A.3, Table 1). What it
+says must be in the form --set answer=… and the coordinates of --set convention=…; anything else is
+an error record, which scores as wrong and is asked again by the next run of the same command. Exit
+code 1 where there are any.
+
+examples:
+  groundling direct twitter-gmner --images images --out gpt-4o.jsonl \\
+      --endpoint https://api.openai.com/v1 --model gpt-4o --set convention=pixels \\
+      --budget 10 --price-in 2.5 --price-out 10
+  groundling direct posts.jsonl --out qwen.jsonl --api-key-env '' --server vllm \\
+      --endpoint http://localhost:8000/v1 --model qwen2-vl --set answer=qwen2-vl
+  groundling score gpt-4o.jsonl --gold twitter-gmner --split test --rule isr
+
+keys for --set:
+"""
+
+_DECIDING = (
+    "model",
+    "convention",
+    "answer",
+    "temperature",
+    "max_tokens",
+    "max_pixels",
+    "multiple",
+    "picture_format",
+)
+"""Keys that decide what an answer is; where one differs, predictions do not belong together."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `direct`; its `func` takes the parsed arguments and returns an exit code."""
+    from groundling.models.endpoints import endpoint_keys
+
+    parser = subparsers.add_parser(
+        "direct",
+        help="have a model behind an endpoint answer with boxes directly",
+        description="Ask an OpenAI-compatible endpoint for boxes and write predictions.",
+        epilog=_EXAMPLES + endpoint_keys(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_data_options(parser, split="test")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PRED.jsonl", help="predictions, a post a line"
+    )
+    add_endpoint_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(func=run, command_name="direct")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, write, print, return 0, or 1 where a post failed; raises InputError for a bad call."""
+    check_out(args.out)
+    config = read_config(args)
+    posts = read_posts_of(args)
+    from groundling.direct import answer_posts
+    from groundling.progress import Progress
+
+    total = sum(len(post.entities) for post in posts)
+    with open_endpoint(args, config) as endpoint:
+        with Progress("direct", total, "entities", quiet=args.quiet) as progress:
+            done = answer_posts(
+                posts,
+                endpoint.direct_grounder(),
+                args.out,
+                _maker(config),
+                limit=args.limit,
+                progress=progress,
+            )
+        bill = endpoint.bill()
+        cost = told_cost(endpoint)
+    if args.json:
+        print(json.dumps({"out": str(args.out), **done.as_json(), **bill.as_json()}, indent=2))
+    else:
+        print("\n".join([*_told(args.out, done), cost]))
+    return int(bool(done.failed_posts))
+
+
+def _maker(config: EndpointConfig) -> dict[str, object]:
+    values = config.model_dump(mode="json")
+    return {key: values[key] for key in _DECIDING}
+
+
+def _told(out: Path, done: Answered) -> list[str]:
+    lines = [
+        f"{out}: {done.posts} posts answered ({done.boxes} boxes, {done.absent} absent), "
+        f"{done.kept} kept, {done.left} left for another run"
+    ]
+    if done.failed_posts:
+        lines += [f"{done.failed_posts} posts are error records:"]
+        lines += told_failures(dict(done.failed.most_common()))
+    return lines

@@ -1,0 +1,156 @@
+"""What the commands that ask an endpoint have in common: options, data, account."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundling.errors import InputError
+
+if TYPE_CHECKING:
+    from groundling.models.api.settings import EndpointConfig
+    from groundling.models.endpoints import Endpoint
+    from groundling.records import Post
+
+FORMATS = ("twitter-gmner", "jsonl")
+
+_FLAGS = {
+    "endpoint": "endpoint",
+    "model": "model",
+    "server": "server",
+    "api_key_env": "api_key_env",
+    "concurrency": "concurrency",
+    "budget": "budget",
+    "price_in": "price_input",
+    "price_out": "price_output",
+}
+"""Options that stand for a key of the endpoint's configuration."""
+
+
+def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
+    """The data set to ask about."""
+    parser.add_argument(
+        "src",
+        metavar="SRC",
+        type=Path,
+        help="a folder with txt/ and xml/, a posts .jsonl, or a folder of SPLIT.jsonl",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="default: by what SRC is")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
+    parser.add_argument(
+        "--split", default=split, metavar="NAME", help="split of a folder (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="ask about N at most in this run")
+
+
+def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
+    """The endpoint, its limits and its account."""
+    group = parser.add_argument_group("endpoint")
+    group.add_argument(
+        "--endpoint", required=True, metavar="URL", help="base URL, such as http://HOST:PORT/v1"
+    )
+    group.add_argument(
+        "--model", required=True, metavar="NAME", help="model, as the server knows it"
+    )
+    group.add_argument(
+        "--server", metavar="KIND", help="openai (default), vllm or transformers: extra fields"
+    )
+    group.add_argument(
+        "--api-key-env",
+        metavar="VAR",
+        help="environment variable with the key (default: OPENAI_API_KEY; '' for no key)",
+    )
+    group.add_argument("--concurrency", type=int, metavar="N", help="calls at once (default: 8)")
+    group.add_argument(
+        "--budget", type=float, metavar="USD", help="most to spend, all runs together"
+    )
+    group.add_argument(
+        "--price-in", type=float, metavar="USD", help="price of a million prompt tokens"
+    )
+    group.add_argument(
+        "--price-out", type=float, metavar="USD", help="price of a million answer tokens"
+    )
+    group.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder of answers (default: beside --out)"
+    )
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key (see below)"
+    )
+
+
+def read_config(args: argparse.Namespace) -> EndpointConfig:
+    """The endpoint's configuration from the options. Raises ConfigError or InputError."""
+    from groundling.models.endpoints import endpoint_config
+    from groundling.settings import read_overrides
+
+    if args.limit is not None and args.limit < 0:
+        raise InputError(f"--limit: got {args.limit}; wanted 0 or more")
+    given = {key: getattr(args, flag) for flag, key in _FLAGS.items()}
+    overrides: dict[str, object] = {k: value for k, value in given.items() if value is not None}
+    if overrides.get("api_key_env") == "":
+        overrides["api_key_env"] = None
+    return endpoint_config(overrides | read_overrides(args.set))
+
+
+def open_endpoint(args: argparse.Namespace, config: EndpointConfig) -> Endpoint:
+    """The endpoint, its answers and its account kept beside `--out`."""
+    from groundling.models.endpoints import Endpoint
+
+    out: Path = args.out
+    cache = args.cache or out.with_name(f"{out.stem}.cache")
+    return Endpoint(config, cache=cache, ledger=out.with_name(f"{out.stem}.ledger.jsonl"))
+
+
+def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
+    """The posts of the split, with their pictures. Raises DataError or InputError."""
+    from groundling.data.formats import guess_format, read_splits
+    from groundling.data.jsonl import read_posts
+    from groundling.errors import DataError
+
+    src: Path = args.src
+    if not src.exists():
+        raise DataError(src, "no such file or folder; check the path")
+    if src.is_file():
+        posts = read_posts(src, args.images).posts
+    else:
+        form = args.format or guess_format(src)
+        posts = read_splits(src, form, args.images, only=[args.split])[0].posts
+    missing = sum(post.image is None for post in posts)
+    if posts and missing == len(posts):
+        raise DataError(args.images or src, "no picture of any post found; name their folder")
+    if missing:
+        warn(args, f"{missing} of {len(posts)} posts have no picture; they will fail")
+    return posts
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError for a file that the results cannot go to."""
+    if out.suffix != ".jsonl":
+        raise InputError(f"--out {out}: wanted a name that ends in .jsonl")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: wanted a file in a folder that is there")
+
+
+def told_cost(endpoint: Endpoint) -> str:
+    """What was used, in one line."""
+    bill = endpoint.bill()
+    words = (
+        f"{bill.calls} calls, {bill.cache_hits} answers from the cache, "
+        f"{bill.input_tokens} + {bill.output_tokens} tokens"
+    )
+    if bill.usd is None or bill.total_usd is None:
+        return words
+    unsure = f", {bill.unsure_usd:.4f} of it unconfirmed" if bill.unsure_usd else ""
+    return f"{words}, {bill.usd:.4f} USD{unsure} ({bill.total_usd:.4f} USD in all runs)"
+
+
+def told_failures(failed: dict[str, int]) -> list[str]:
+    """A line for each kind of failure."""
+    return [f"  {count} × {kind}" for kind, count in failed.items()]
+
+
+def warn(args: argparse.Namespace, message: str) -> None:
+    """Say something on stderr."""
+    print(f"groundling {args.command_name}: warning: {message}", file=sys.stderr)

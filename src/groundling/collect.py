@@ -1,0 +1,232 @@
+"""Collects expert expressions (ISR §3.2) into an expressions file, and goes on where it stopped.
+
+For a groundable entity an expert describes its largest box, drawn on the picture; an ungroundable
+entity's expression is ABSENT and nobody is asked. One line serves all mentions of a name with one
+type in one post.
+
+The file is the state: what is in it is done, corrections by hand included. A line is on the disk
+before the next answer is waited for; when all is done the file is put into the order of the posts.
+What failed is not in it but in a file beside it, and is asked again by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from groundling.atomic import write_bytes
+from groundling.data.expressions_jsonl import (
+    EntityExpression,
+    read_expressions,
+    write_expressions,
+)
+from groundling.errors import DataError
+from groundling.journal import Journal
+from groundling.progress import Progress
+from groundling.records import ABSENT, Box, EntityType, Expression, Failure, Post
+
+DRAWN_BOX_WORDS = ("bounding box", "green box", "green rectangle", "green outline")
+"""Words of an expression that speaks of the drawn box, which is on no other picture."""
+
+
+class Expert(Protocol):
+    """Whoever can describe a marked region; `source` is `expert:MODEL`."""
+
+    source: str
+
+    def describe(
+        self, marked: Sequence[tuple[str, Box]]
+    ) -> Iterator[tuple[int, Expression | Failure]]:
+        """One expression for each (picture path, box in original pixels), in any order."""
+        ...
+
+
+Key = tuple[str, str, EntityType]
+"""Post id, name, type: what one line of the file is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An expression that a file should hold; `box` None where the answer is ABSENT."""
+
+    key: Key
+    image: str | None
+    box: Box | None
+
+
+@dataclass
+class Collected:
+    """What a run of the collection did, in expressions."""
+
+    asked: int = 0
+    """Groundable entities that the expert was asked about in this run."""
+    written: int = 0
+    """Expressions that it gave."""
+    absent: int = 0
+    """Lines that say ABSENT, written in this run."""
+    kept: int = 0
+    """Wanted expressions that the file held before."""
+    left: int = 0
+    """Wanted expressions that the limit left for another run."""
+    speaks_of_box: int = 0
+    """Expressions in the file that speak of the drawn box: read and mend them."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failures by kind."""
+
+    def as_json(self) -> dict[str, object]:
+        """The counts for a command's summary."""
+        return {
+            "asked": self.asked,
+            "written": self.written,
+            "absent": self.absent,
+            "kept": self.kept,
+            "left": self.left,
+            "speaks_of_box": self.speaks_of_box,
+            "failed": dict(self.failed.most_common()),
+        }
+
+
+def wanted_expressions(posts: Sequence[Post]) -> list[Wanted]:
+    """One for each name and type of each post, in order; groundable iff any of its mentions is."""
+    found: dict[Key, Wanted] = {}
+    for post in posts:
+        for entity in post.entities:
+            key = (post.id, entity.name, entity.type)
+            if key not in found or found[key].box is None:
+                found[key] = Wanted(key, post.image, entity.largest_box)
+    return list(found.values())
+
+
+def failures_path(out: Path) -> Path:
+    """Where the failures of a collection into `out` are told."""
+    return out.with_name(f"{out.stem}.failures.jsonl")
+
+
+def collect_expressions(
+    posts: Sequence[Post],
+    expert: Expert,
+    out: Path,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Collected:
+    """Bring the expressions file `out` up to date with `posts`, asking about `limit` at most.
+
+    Raises DataError where `out` holds another expert's expressions or cannot be read, and what the
+    expert raises; what was written until then stays.
+    """
+    wanted = wanted_expressions(posts)
+    told: list[tuple[Key, Failure]] = []
+    summary = Collected()
+    with Journal(out) as journal:
+        there = _held(out, wanted, expert.source)
+        summary.kept = sum(want.key in there for want in wanted)
+        missing = [want for want in wanted if want.key not in there]
+        for want in missing:
+            if want.box is None:
+                _add(want, Expression(ABSENT, expert.source), there, journal)
+                summary.absent += 1
+        asked = [want for want in missing if want.box is not None]
+        summary.left = 0 if limit is None else max(0, len(asked) - limit)
+        try:
+            for want, said in _described(asked[:limit], expert):
+                summary.asked += 1
+                if isinstance(said, Failure):
+                    told.append((want.key, said))
+                    summary.failed[kind_of(said)] += 1
+                else:
+                    _add(want, said, there, journal)
+                    summary.written += 1
+                if progress is not None:
+                    progress.advance()
+        finally:
+            _tell_failures(failures_path(out), told)
+        write_expressions(out, _in_order(wanted, there))
+    summary.speaks_of_box = sum(
+        any(words in line.expression.text.lower() for words in DRAWN_BOX_WORDS)
+        for lines in there.values()
+        for line in lines
+    )
+    return summary
+
+
+def kind_of(failure: Failure) -> str:
+    """What a failure is counted under: its reason without the part that differs by query."""
+    if failure.stage == "image":
+        return "the picture cannot be read"
+    return failure.reason.partition(": ")[0]
+
+
+def _held(out: Path, wanted: Sequence[Wanted], source: str) -> dict[Key, list[EntityExpression]]:
+    """The lines of the file by what they are about.
+
+    Left out is an ABSENT of this expert for what is groundable: the annotations have changed.
+    """
+    groundable = {want.key for want in wanted if want.box is not None}
+    there: dict[Key, list[EntityExpression]] = {}
+    for line in read_expressions(out):
+        key = (line.post_id, line.name, line.type)
+        by = line.expression.source
+        if by.startswith("expert:") and by != source:
+            raise DataError(
+                out, f"holds expressions of {by}, not of {source}; name another file for these"
+            )
+        if not (by == source and line.expression.absent and key in groundable):
+            there.setdefault(key, []).append(line)
+    return there
+
+
+def _described(
+    asked: Sequence[Wanted], expert: Expert
+) -> Iterator[tuple[Wanted, Expression | Failure]]:
+    """Each wanted expression with what the expert says; nobody is asked without a picture."""
+    marked: list[tuple[str, Box]] = []
+    known: list[Wanted] = []
+    for want in asked:
+        if want.image is None or want.box is None:
+            yield want, Failure("the post's picture is missing", "image")
+        else:
+            marked.append((want.image, want.box))
+            known.append(want)
+    for place, said in expert.describe(marked):
+        yield known[place], said
+
+
+def _add(
+    want: Wanted,
+    expression: Expression,
+    there: dict[Key, list[EntityExpression]],
+    journal: Journal,
+) -> None:
+    """Append a line to the file, and to what is known of it."""
+    post_id, name, kind = want.key
+    there[want.key] = [EntityExpression(post_id, name, kind, expression)]
+    line = {"id": post_id, "entity": name, "type": kind}
+    journal.append(line | {"expression": expression.text, "source": expression.source})
+
+
+def _in_order(
+    wanted: Sequence[Wanted], there: dict[Key, list[EntityExpression]]
+) -> list[EntityExpression]:
+    """All lines: the wanted ones in the order of the posts, then what else the file held."""
+    first = dict.fromkeys(want.key for want in wanted if want.key in there)
+    rest = dict.fromkeys(key for key in there if key not in first)
+    return [line for key in (*first, *rest) for line in there[key]]
+
+
+def _tell_failures(path: Path, told: Sequence[tuple[Key, Failure]]) -> None:
+    """Write what failed, a line each; no file where nothing did."""
+    lines = [
+        {"id": key[0], "entity": key[1], "type": key[2], "reason": f.reason, "stage": f.stage}
+        for key, f in told
+    ]
+    if lines:
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return
+    with suppress(FileNotFoundError):
+        path.unlink()

@@ -1,0 +1,180 @@
+"""Direct grounding (ISR Table 1): a model is asked for the boxes themselves, post by post.
+
+Writes predictions that `groundling score --rule isr` reads, and goes on where it stopped. A post
+is on the disk as soon as its last entity is answered. A post of which one entity failed is an
+error record, never an answer, and is asked again by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from groundling.atomic import write_bytes
+from groundling.collect import kind_of
+from groundling.data.json_lines import box_numbers
+from groundling.data.jsonl import read_predictions, write_predictions
+from groundling.errors import DataError
+from groundling.journal import Journal
+from groundling.models.base import DirectGrounder
+from groundling.progress import Progress
+from groundling.records import Failure, Post, PostPrediction, Prediction, Query
+
+
+@dataclass
+class Answered:
+    """What a run of direct grounding did."""
+
+    posts: int = 0
+    """Posts answered in this run."""
+    kept: int = 0
+    """Posts that the file held answers to before."""
+    left: int = 0
+    """Posts that the limit left for another run."""
+    boxes: int = 0
+    """Boxes given in this run."""
+    absent: int = 0
+    """Entities said to be absent in this run."""
+    failed_posts: int = 0
+    """Posts that are error records now."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failures by kind, in entities asked about."""
+
+    def as_json(self) -> dict[str, object]:
+        """The counts for a command's summary."""
+        return {
+            "posts": self.posts,
+            "kept": self.kept,
+            "left": self.left,
+            "boxes": self.boxes,
+            "absent": self.absent,
+            "failed_posts": self.failed_posts,
+            "failed": dict(self.failed.most_common()),
+        }
+
+
+def maker_path(out: Path) -> Path:
+    """Where it is told what made the predictions in `out`: their own format cannot say."""
+    return out.with_name(f"{out.stem}.made-by.json")
+
+
+def answer_posts(
+    posts: Sequence[Post],
+    grounder: DirectGrounder,
+    out: Path,
+    maker: Mapping[str, object],
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Answered:
+    """Bring the predictions file `out` up to date with `posts`, asking about `limit` of them.
+
+    `maker` says who answers and how, in words and numbers that JSON can hold. Raises DataError
+    where `out` cannot be read or was made otherwise, and what the grounder raises; what was written
+    until then stays.
+    """
+    summary = Answered()
+    with Journal(out):
+        held = {item.id: item for item in read_predictions(out) if item.failure is None}
+        _claim(out, maker, empty=not held)
+        # Error records go first, so that no id comes twice while answers are appended.
+        write_predictions(out, held.values())
+    wanted = [post for post in posts if post.id not in held]
+    summary.kept = len(posts) - len(wanted)
+    summary.left = 0 if limit is None else max(0, len(wanted) - limit)
+    with Journal(out) as journal:
+        for item in _answered(wanted[:limit], grounder, summary, progress):
+            held[item.id] = item
+            journal.append(_line(item))
+        write_predictions(out, _in_order(posts, held))
+    return summary
+
+
+def _claim(out: Path, maker: Mapping[str, object], empty: bool) -> None:
+    """Write down who makes the file, or check that it is the same as before."""
+    path = maker_path(out)
+    try:
+        before = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        before = None
+    if empty or before is None:
+        write_bytes(path, (json.dumps(maker, indent=2) + "\n").encode())
+    elif before != maker:
+        keys = sorted(k for k in {*before, *maker} if before.get(k) != maker.get(k))
+        told = "; ".join(f"{key}: was {before.get(key)}, is {maker.get(key)}" for key in keys)
+        raise DataError(out, f"was made otherwise ({told}); name another file")
+
+
+def _answered(
+    posts: Sequence[Post],
+    grounder: DirectGrounder,
+    summary: Answered,
+    progress: Progress | None,
+) -> Iterator[PostPrediction]:
+    """Each post once all of its entities are answered."""
+    queries: list[tuple[int, int, Query]] = []
+    rows: list[list[Prediction | Failure | None]] = []
+    for place, post in enumerate(posts):
+        rows.append([None] * len(post.entities))
+        if post.image is None and post.entities:
+            rows[place] = [Failure("the post's picture is missing", "image")] * len(post.entities)
+        if None in rows[place]:
+            queries += [(place, index, query) for index, query in enumerate(post.queries())]
+        else:
+            yield _gathered(post, rows[place], summary)
+    for number, said in grounder.answer([query for _, _, query in queries]):
+        place, index, _ = queries[number]
+        rows[place][index] = said
+        if progress is not None:
+            progress.advance()
+        if None not in rows[place]:
+            yield _gathered(posts[place], rows[place], summary)
+
+
+def _gathered(
+    post: Post, row: Sequence[Prediction | Failure | None], summary: Answered
+) -> PostPrediction:
+    """A post's answers, or its first failure."""
+    failures = [said for said in row if isinstance(said, Failure)]
+    summary.failed.update(map(kind_of, failures))
+    if failures:
+        summary.failed_posts += 1
+        return PostPrediction(post.id, failure=failures[0])
+    predictions = tuple(
+        replace(said, start=entity.start, end=entity.end)
+        for entity, said in zip(post.entities, row, strict=True)
+        if isinstance(said, Prediction)
+    )
+    summary.posts += 1
+    summary.boxes += sum(item.box is not None for item in predictions)
+    summary.absent += sum(item.box is None for item in predictions)
+    return PostPrediction(post.id, predictions)
+
+
+def _in_order(posts: Sequence[Post], held: dict[str, PostPrediction]) -> list[PostPrediction]:
+    """All lines: those of the posts in their order, then what else the file held."""
+    first = dict.fromkeys(post.id for post in posts if post.id in held)
+    return [held[key] for key in (*first, *(key for key in held if key not in first))]
+
+
+def _line(item: PostPrediction) -> dict[str, object]:
+    """A line as `write_predictions` would write it."""
+    if item.failure is not None:
+        return {
+            "id": item.id,
+            "error": {"reason": item.failure.reason, "stage": item.failure.stage},
+        }
+    entities = [
+        {
+            "name": one.name,
+            "type": one.type,
+            "box": None if one.box is None else box_numbers(one.box),
+            "start": one.start,
+            "end": one.end,
+        }
+        for one in item.predictions
+    ]
+    return {"id": item.id, "entities": entities}

@@ -1,0 +1,259 @@
+"""Requests and replies of `/chat/completions` as JSON; nothing here opens a connection.
+
+Every request sets its sampling settings itself, so that what a checkpoint ships never applies:
+temperature and `top_p` 1 everywhere; for vLLM also `top_k` −1, `min_p` 0 and `repetition_penalty`
+1; for `transformers serve`, which refuses unknown fields and knows these only inside its own
+`generation_config`, the same settings there. (It would decode greedily otherwise, whatever the
+temperature, unless the checkpoint says `do_sample`.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from groundling.models.api.settings import Server
+from groundling.prompts import Message
+from groundling.records import Failure
+
+STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
+"""Finish reasons that mean: the answer is whole."""
+
+SHOWN = 120
+"""Most characters of a server's own words in a reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One whole answer; `logprob` in nats at temperature 1, its end token included, where known."""
+
+    text: str
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call brought: its choices, each an answer or a failure, and what it used."""
+
+    choices: tuple[Choice | Failure, ...]
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to complete `k` times. Its messages hold pictures as data URIs.
+
+    `picture_tokens` is the most that the pictures are thought to cost. `check` says what is wrong
+    with a text that is no answer to this question; None accepts whatever is said.
+    """
+
+    messages: tuple[Message, ...]
+    temperature: float
+    max_tokens: int
+    k: int = 1
+    seed: int = 0
+    picture_tokens: int = 0
+    check: Callable[[str], Failure | None] | None = None
+
+    @property
+    def input_tokens(self) -> int:
+        """An upper bound of the prompt's tokens: no token is shorter than a byte of text."""
+        texts = [part.get("text", "") for message in self.messages for part in message["content"]]
+        template = 64 * len(self.messages)
+        return self.picture_tokens + template + sum(len(text.encode()) for text in texts)
+
+    def checked(self, choice: Choice | Failure) -> Choice | Failure:
+        """The choice, or what is wrong with it."""
+        if self.check is None or isinstance(choice, Failure):
+            return choice
+        return self.check(choice.text) or choice
+
+
+class BadReplyError(Exception):
+    """A body that is no reply; the message is the reason, in a few words."""
+
+    def __init__(self, reason: str, usage: Usage | None = None) -> None:
+        self.usage = usage
+        super().__init__(reason)
+
+
+def with_pictures(messages: list[Message], uris: list[str]) -> tuple[Message, ...]:
+    """Messages of `groundling.prompts` in OpenAI's form, their pictures in order from `uris`."""
+    left = iter(uris)
+
+    def part(one: dict[str, Any]) -> dict[str, Any]:
+        if one["type"] != "image":
+            return one
+        return {"type": "image_url", "image_url": {"url": next(left)}}
+
+    return tuple({**m, "content": [part(one) for one in m["content"]]} for m in messages)
+
+
+def asked_digest(chat: Chat) -> str:
+    """SHA-256 of all that is asked, wherever that is; the seed counts only where one draws."""
+    asked = {
+        "messages": chat.messages,
+        "temperature": chat.temperature,
+        "max_tokens": chat.max_tokens,
+        "seed": chat.seed if chat.temperature > 0 else None,
+    }
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def answer_key(asked: str, endpoint: str, model: str, server: Server, sample: int) -> str:
+    """SHA-256 of what decides an answer: what is asked (a digest), where, and which of K samples.
+
+    No secret goes into it.
+    """
+    return _digest({"asked": asked, "at": [endpoint, model, server], "sample": sample})
+
+
+def draw_seed(asked: str, sample: int) -> int:
+    """The seed of a request whose first sample is `sample`; the same wherever it is sent."""
+    return int(_digest({"asked": asked, "sample": sample})[:8], 16) >> 1
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def request_body(chat: Chat, model: str, server: Server, n: int, seed: int) -> dict[str, Any]:
+    """The JSON of one call for `n` choices; `seed` is sent only where something is drawn."""
+    body: dict[str, Any] = {"model": model, "messages": list(chat.messages)}
+    body["max_completion_tokens" if server == "openai" else "max_tokens"] = chat.max_tokens
+    sampled = chat.temperature > 0
+    if sampled:
+        body["seed"] = seed
+    if n > 1:
+        body["n"] = n
+    if server == "transformers":
+        return body | {"generation_config": _generation_config(chat)}
+    body |= {"temperature": chat.temperature, "top_p": 1.0}
+    if server == "vllm":
+        body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "logprobs": True}
+    return body
+
+
+def _generation_config(chat: Chat) -> str:
+    """transformers' own settings; what they leave out is the checkpoint's (its end tokens)."""
+    settings: dict[str, Any] = {
+        "do_sample": chat.temperature > 0,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": chat.max_tokens,
+    }
+    if chat.temperature > 0:
+        settings |= {"temperature": chat.temperature, "top_p": 1.0, "top_k": 0}
+    return json.dumps(settings)
+
+
+class _Loose(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Token(_Loose):
+    token: str
+    logprob: float
+
+
+class _Logprobs(_Loose):
+    content: list[_Token] | None = None
+
+
+class _Message(_Loose):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(_Loose):
+    index: int = 0
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Usage(_Loose):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(default=0, ge=0)
+
+
+class _Reply(_Loose):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+def read_reply(data: bytes, chat: Chat, n: int, server: Server) -> Reply:
+    """The reply in a body, its choices in order, at most `n` of them. Raises BadReplyError."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as fault:
+        raise BadReplyError("the reply is no whole JSON") from fault
+    try:
+        reply = _Reply.model_validate(raw)
+    except ValidationError as fault:
+        said = server_words(raw)
+        where = ".".join(str(part) for part in fault.errors()[0]["loc"])
+        reason = "the reply is not a chat completion"
+        raise BadReplyError(f"{reason}: {said or where or 'no object'}", _usage(raw)) from fault
+    choices = sorted(reply.choices, key=lambda choice: choice.index)[:n]
+    usage = reply.usage
+    return Reply(
+        tuple(_read_choice(choice, chat, server) for choice in choices),
+        None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens),
+    )
+
+
+def server_words(raw: object) -> str:
+    """A server's own account of an error, in one short line; empty where it gives none."""
+    found = raw.get("error", raw) if isinstance(raw, dict) else raw
+    if isinstance(found, dict):
+        found = next((found[key] for key in ("message", "detail") if found.get(key)), "")
+    text = " ".join(str(found).split()) if isinstance(found, str | list) else ""
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _usage(raw: object) -> Usage | None:
+    """What an otherwise unusable reply says it used."""
+    try:
+        usage = _Usage.model_validate(raw["usage"] if isinstance(raw, dict) else None)
+    except (ValidationError, LookupError):
+        return None
+    return Usage(usage.prompt_tokens, usage.completion_tokens)
+
+
+def _read_choice(choice: _Choice, chat: Chat, server: Server) -> Choice | Failure:
+    message, text = choice.message, (choice.message.content or "").strip()
+    if message.refusal:
+        return Failure(f"refused: {server_words(message.refusal)}", "answer")
+    if choice.finish_reason == "length":
+        return Failure(f"cut off at {chat.max_tokens} tokens; raise max_tokens", "answer")
+    if choice.finish_reason == "content_filter":
+        return Failure("withheld by a content filter", "answer")
+    if choice.finish_reason not in STOPPED:
+        return Failure(f"ended by {choice.finish_reason!r}; wanted 'stop'", "answer")
+    if not text:
+        return Failure("an empty answer", "answer")
+    known = server == "vllm" and text == message.content
+    return Choice(text, _logprob(choice) if known else None)
+
+
+def _logprob(choice: _Choice) -> float | None:
+    """log p(text + end) where the tokens go on beyond the text: the end token is among them."""
+    tokens = (choice.logprobs and choice.logprobs.content) or []
+    if not tokens or "".join(token.token for token in tokens) == choice.message.content:
+        return None
+    return sum(token.logprob for token in tokens)

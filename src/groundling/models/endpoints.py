@@ -1,0 +1,142 @@
+"""The name table of endpoints: how a configuration becomes a writer, an expert or a grounder.
+
+The same part as `groundling.models.registry` plays for models in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from groundling.models.api.settings import EndpointConfig
+from groundling.settings import describe, load_config
+
+if TYPE_CHECKING:
+    from groundling.models.api.expert import ApiExpert
+    from groundling.models.api.grounder import ApiDirectGrounder
+    from groundling.models.api.ledger import Prices
+    from groundling.models.api.writer import ApiWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What an endpoint was used for: this process alone, and (`total_usd`) all runs on record.
+
+    Dollars are None where no prices are known.
+    """
+
+    calls: int
+    cache_hits: int
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    unsure_usd: float | None
+    total_usd: float | None
+
+    def as_json(self) -> dict[str, object]:
+        """The part of a command's summary that tells what it cost."""
+        return {
+            "calls": self.calls,
+            "cache_hits": self.cache_hits,
+            "tokens": {"input": self.input_tokens, "output": self.output_tokens},
+            "usd": {"spent": self.usd, "unsure": self.unsure_usd, "total": self.total_usd},
+        }
+
+
+class Endpoint:
+    """An endpoint that is open for use; its roles share connections, cache, ledger and pictures.
+
+    `cache` is a folder for answers, `ledger` a file for the account; either may be left out. Raises
+    InputError where the ledger is in use or unreadable, or where the key cannot be sent safely.
+    """
+
+    def __init__(
+        self, config: EndpointConfig, *, cache: Path | None = None, ledger: Path | None = None
+    ) -> None:
+        from groundling.models.api.cache import AnswerCache
+        from groundling.models.api.client import ApiClient
+        from groundling.models.api.ledger import Ledger
+        from groundling.models.api.pictures import PictureEncoder
+
+        account = Ledger(ledger, _prices(config), _usd(config.budget))
+        try:
+            kept = None if cache is None else AnswerCache(cache)
+            self.client = ApiClient(config, cache=kept, ledger=account)
+        except BaseException:
+            account.close()
+            raise
+        self._priced = config.price_input is not None
+        self._pictures = PictureEncoder(
+            config.max_pixels, config.multiple, config.picture_format, config.picture_tokens
+        )
+
+    def writer(self) -> ApiWriter:
+        """A sampler of expressions (prompt A.2)."""
+        from groundling.models.api.writer import ApiWriter
+
+        return ApiWriter(self.client, self._pictures)
+
+    def expert(self) -> ApiExpert:
+        """An expert (prompt A.1)."""
+        from groundling.models.api.expert import ApiExpert
+
+        return ApiExpert(self.client, self._pictures)
+
+    def direct_grounder(self) -> ApiDirectGrounder:
+        """A direct grounder (prompt A.3)."""
+        from groundling.models.api.grounder import ApiDirectGrounder
+
+        return ApiDirectGrounder(self.client, self._pictures)
+
+    def bill(self) -> Bill:
+        """What was used up to now."""
+        now, total = self.client.ledger.now, self.client.ledger.total
+        usd = [now.usd, now.unsure_usd, total.usd]
+        return Bill(
+            now.calls,
+            self.client.cache_hits,
+            now.input_tokens,
+            now.output_tokens,
+            *(float(amount) if self._priced else None for amount in usd),
+        )
+
+    def close(self) -> None:
+        """Close connections and the ledger."""
+        self.client.close()
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def endpoint_config(overrides: Mapping[str, object], path: Path | None = None) -> EndpointConfig:
+    """The configuration of an endpoint, from a YAML file and overrides; raises ConfigError."""
+    return load_config(EndpointConfig, path, overrides)
+
+
+def endpoint_keys() -> str:
+    """Every key of an endpoint's configuration, for `--help`."""
+    return describe(EndpointConfig)
+
+
+def _prices(config: EndpointConfig) -> Prices:
+    from groundling.models.api.ledger import FREE, Prices
+
+    if config.price_input is None or config.price_output is None:
+        return FREE
+    return Prices(Decimal(str(config.price_input)), Decimal(str(config.price_output)))
+
+
+def _usd(amount: float | None) -> Decimal | None:
+    return None if amount is None else Decimal(str(amount))

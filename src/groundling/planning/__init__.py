@@ -1,0 +1,1 @@
+"""What a run would need, by formulas alone: memory, disk, time. No torch, no models."""

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from endpoint_data import BOX, Outcome, run, write_data
+from fault_server import Act, Asked, FaultServer, refused, said
+
+from groundling.data.jsonl import read_predictions
+from groundling.records import ABSENT
+
+Direct = Callable[..., Outcome]
+
+
+@pytest.fixture
+def direct(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Direct:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    data = write_data(tmp_path, 5)
+
+    def command(server: FaultServer, *words: object) -> Outcome:
+        place = ["--endpoint", server.url, "--model", "m", "--out", tmp_path / "p.jsonl"]
+        return run(capsys, "direct", data, *place, "--quiet", *words)
+
+    return command
+
+
+def knows_all(asked: Asked) -> Act:
+    return said("[250, 250, 750, 750]" if "Ann" in asked.text else ABSENT)
+
+
+def test_predictions_that_score_reads(
+    direct: Direct, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FaultServer(script=knows_all) as server:
+        done = direct(server, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert (done.json["posts"], done.json["boxes"], done.json["absent"]) == (5, 5, 5)
+    assert done.json["usd"] == {"spent": None, "unsure": None, "total": None}
+    assert read_predictions(tmp_path / "p.jsonl")[0].predictions[0].box == BOX
+    gold = ["--gold", tmp_path / "posts.jsonl", "--rule", "isr", "--json", "--resamples", 0]
+    score = run(capsys, "score", tmp_path / "p.jsonl", *gold)
+    assert score.json["accuracy"]["all"] == 100
+
+
+def test_errors_are_records_and_are_asked_again(direct: Direct, tmp_path: Path) -> None:
+    def script(asked: Asked) -> Act:
+        if "Ann1" in asked.text:
+            return said("in the middle")
+        return refused(400, "no") if "Ann3" in asked.text else knows_all(asked)
+
+    with FaultServer(script=script) as server:
+        done = direct(server)
+    assert done.code == 1
+    assert "3 posts answered" in done.out
+    assert "2 posts are error records:" in done.out
+    assert "1 × HTTP 400" in done.out
+    assert "1 × neither a box in the form list nor the sentence for absent" in done.out
+    failed = {one.id: one.failure for one in read_predictions(tmp_path / "p.jsonl") if one.failure}
+    assert {key: value.stage for key, value in failed.items()} == {"1": "parse", "3": "api"}
+    with FaultServer(script=knows_all) as server:
+        done = direct(server, "--cache", tmp_path / "other")
+        assert sorted(asked.text.count("Ann") for asked in server.asked) == [0, 0, 1, 1]
+    assert done.code == 0
+    assert [one.failure for one in read_predictions(tmp_path / "p.jsonl")] == [None] * 5
+
+
+def test_another_convention_wants_another_file(direct: Direct) -> None:
+    with FaultServer(script=knows_all) as server:
+        direct(server)
+        done = direct(server, "--set", "convention=pixels")
+    assert done.code == 2
+    assert "(convention: was relative-1000, is pixels); name another file" in done.err
+
+
+def test_what_cannot_be_read_is_not_kept_in_the_cache(direct: Direct) -> None:
+    with FaultServer(said("in the middle"), said(ABSENT)) as server:
+        direct(server)
+        done = direct(server, "--json")
+    assert (done.json["failed_posts"], done.json["cache_hits"], done.json["calls"]) == (0, 1, 1)
+    assert len(server.asked) == 11
+
+
+def test_another_form_reads_the_cache_anew(direct: Direct, tmp_path: Path) -> None:
+    acts = [said('{"bbox_2d": [250, 250, 750, 750]}')] * 10
+    with FaultServer(*acts, said("(250,250),(750,750)")) as server:
+        direct(server, "--set", "answer=bbox-2d")
+        (tmp_path / "p.jsonl").unlink()
+        done = direct(server, "--set", "answer=qwen2-vl", "--json")
+    assert (done.json["boxes"], done.json["cache_hits"], len(server.asked)) == (10, 0, 20)

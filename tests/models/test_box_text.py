@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundling.models.box_text import BoxForm, BoxText, read_box
+from groundling.models.coordinates import Convention, ConventionName, Frame
+from groundling.records import ABSENT, Box, Failure
+
+NUMBERS = [10.0, 20.0, 30.0, 40.0]
+FORMS: tuple[BoxForm, ...] = get_args(BoxForm)
+FRAME = Frame((640, 480), (308, 224))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", get_args(ConventionName))
+@given(
+    corners=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_what_is_written_is_read_back(
+    form: BoxForm, name: ConventionName, corners: tuple[float, float, float, float]
+) -> None:
+    """Within half a unit of the convention, in pixels of the original."""
+    x1, x2 = sorted((640 * corners[0], 640 * corners[2]))
+    y1, y2 = sorted((480 * corners[1], 480 * corners[3]))
+    words = BoxText(form, Convention(name))
+    found = words.read(words.write(Box(x1, y1, x2, y2), FRAME), FRAME)
+    assert isinstance(found, Box)
+    full = words.convention.scale(FRAME)
+    for axis, (said, meant) in enumerate(zip(found.xyxy, (x1, y1, x2, y2), strict=True)):
+        half_px = words.convention.unit / 2 * (640, 480)[axis % 2] / full[axis % 2]
+        assert abs(said - meant) <= half_px + 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "text", [ABSENT, f"{ABSENT}.", f"“{ABSENT}.”", f'"{ABSENT}."', f"  {ABSENT.lower()}\n"]
+)
+def test_absent(form: BoxForm, text: str) -> None:
+    assert read_box(text, form) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("list", "[10, 20, 30, 40]"),
+        ("list", " [10,20.0,30 , 40]\n"),
+        ("list", "[10, 20, 30, 40]."),
+        ("qwen2-vl", "(10,20),(30,40)"),
+        ("qwen2-vl", "<|box_start|>(10,20),(30,40)<|box_end|>"),
+        ("bbox-2d", '{"bbox_2d": [10, 20, 30, 40], "label": "x"}'),
+        ("bbox-2d", '[{"bbox_2d": [10, 20, 30, 40]}]'),
+        ("bbox-2d", '```json\n[\n{"bbox_2d": [10, 20, 30, 40]}\n]\n```'),
+    ],
+)
+def test_a_box(form: BoxForm, text: str) -> None:
+    assert read_box(text, form) == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("list", "The box is [10, 20, 30, 40]"),
+        ("list", "[10, 20, 30]"),
+        ("list", "[10, 20, 30, 40, 50]"),
+        ("list", "[10, 20, 30, 40] [1, 2, 3, 4]"),
+        ("list", "10, 20, 30, 40"),
+        ("list", "(10,20),(30,40)"),
+        ("list", "[10, 20, thirty, 40]"),
+        ("list", "[1e1, 2, 3, 4]"),
+        ("list", "None"),
+        ("list", f"{ABSENT}, or [10, 20, 30, 40]"),
+        ("qwen2-vl", "[10, 20, 30, 40]"),
+        ("qwen2-vl", "(10,20),(30,40),(50,60),(70,80)"),
+        ("bbox-2d", "[10, 20, 30, 40]"),
+        ("bbox-2d", '[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [1, 2, 3, 4]}]'),
+        ("bbox-2d", '{"bbox_2d": [1, 2, 3, true]}'),
+        ("bbox-2d", '{"bbox_2d": [1, 2, 3, "4"]}'),
+        ("bbox-2d", '{"bbox_2d": 4}'),
+        ("bbox-2d", "{"),
+        ("bbox-2d", "[" * 100_000),
+    ],
+)
+def test_anything_else_is_a_failure(form: BoxForm, text: str) -> None:
+    found = read_box(text, form)
+    assert isinstance(found, Failure)
+    assert found.stage == "parse"
+    assert len(found.reason) < 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(text=st.text())
+def test_any_text_is_read(form: BoxForm, text: str) -> None:
+    assert isinstance(read_box(text, form), Failure) or text

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from groundling.data.jsonl import read_predictions
+from groundling.direct import answer_posts, maker_path
+from groundling.errors import DataError, InputError
+from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction, Query
+from groundling.scoring import score_isr
+
+BOX = Box(0.5, 1, 8, 9)
+MAKER = {"model": "m", "convention": "pixels"}
+ANN = Entity("Ann", "PER", 0, 1, (BOX,))
+PARIS = Entity("Paris", "LOC", 1, 2)
+POSTS = (
+    Post("1", ("Ann", "Paris"), (ANN, PARIS), "p.png"),
+    Post("2", ("nothing",), (), "p.png"),
+    Post("3", ("Ann",), (ANN,), "p.png"),
+)
+
+
+class FakeGrounder:
+    """Answers by query id: a box, None for absent, or a Failure. Answers backwards."""
+
+    def __init__(
+        self, said: Mapping[str, Failure] | None = None, stop_after: int | None = None
+    ) -> None:
+        self.said = dict(said or {})
+        self.stop_after = stop_after
+        self.asked: list[str] = []
+
+    def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Prediction | Failure]]:
+        for count, place in enumerate(reversed(range(len(queries)))):
+            if count == self.stop_after:
+                raise InputError("a key was refused")
+            query = queries[place]
+            self.asked.append(query.id)
+            box = BOX if query.name == "Ann" else None
+            yield place, self.said.get(query.id, Prediction(query.name, query.type, box))
+
+
+WHOLE = (
+    PostPrediction(
+        "1", (Prediction("Ann", "PER", BOX, 0, 1), Prediction("Paris", "LOC", None, 1, 2))
+    ),
+    PostPrediction("2"),
+    PostPrediction("3", (Prediction("Ann", "PER", BOX, 0, 1),)),
+)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "pred.jsonl"
+
+
+def test_predictions_in_the_order_of_the_posts(out: Path) -> None:
+    done = answer_posts(POSTS, FakeGrounder(), out, MAKER)
+    assert read_predictions(out) == WHOLE
+    assert (done.posts, done.boxes, done.absent, done.failed_posts) == (3, 2, 1, 0)
+    assert score_isr(POSTS, read_predictions(out), resamples=0).accuracy["all"].percent == 100
+
+
+def test_a_failed_entity_makes_its_post_an_error_record(out: Path) -> None:
+    grounder = FakeGrounder({"1#1": Failure("HTTP 400: no", "api")})
+    done = answer_posts(POSTS, grounder, out, MAKER)
+    failed = PostPrediction("1", failure=Failure("HTTP 400: no", "api"))
+    assert read_predictions(out) == (failed, *WHOLE[1:])
+    assert (done.failed_posts, done.failed) == (1, {"HTTP 400": 1})
+
+    again = FakeGrounder()
+    done = answer_posts(POSTS, again, out, MAKER)
+    assert sorted(again.asked) == ["1#0", "1#1"]
+    assert read_predictions(out) == WHOLE
+    assert (done.posts, done.kept) == (1, 2)
+
+
+def test_a_post_without_its_picture_is_an_error_record(out: Path) -> None:
+    posts = (*POSTS, Post("4", ("Paris",), (PARIS,), None))
+    grounder = FakeGrounder()
+    answer_posts(posts, grounder, out, MAKER)
+    assert read_predictions(out)[3].failure == Failure("the post's picture is missing", "image")
+    assert "4#0" not in grounder.asked
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_stop_keeps_whole_posts(stop_after: int, out: Path) -> None:
+    with pytest.raises(InputError, match="refused"):
+        answer_posts(POSTS, FakeGrounder(stop_after=stop_after), out, MAKER)
+    assert {one.id for one in read_predictions(out)} == ({"2", "3"} if stop_after else {"2"})
+    again = FakeGrounder()
+    answer_posts(POSTS, again, out, MAKER)
+    assert sorted(again.asked) == ["1#0", "1#1", "3#0"][: 2 if stop_after else 3]
+    assert read_predictions(out) == WHOLE
+
+
+def test_a_stop_after_failures_leaves_a_file_that_can_be_read(out: Path) -> None:
+    answer_posts(POSTS, FakeGrounder({"3#0": Failure("no", "api")}), out, MAKER)
+    with pytest.raises(InputError):
+        answer_posts(POSTS, FakeGrounder(stop_after=0), out, MAKER)
+    assert [one.id for one in read_predictions(out)] == ["1", "2"]
+    answer_posts(POSTS, FakeGrounder(), out, MAKER)
+    assert read_predictions(out) == WHOLE
+
+
+def test_a_line_that_a_kill_cut_off_is_written_again(out: Path) -> None:
+    answer_posts(POSTS, FakeGrounder(), out, MAKER)
+    out.write_bytes(out.read_bytes()[:-5])
+    again = FakeGrounder()
+    answer_posts(POSTS, again, out, MAKER)
+    assert again.asked == ["3#0"]
+    assert read_predictions(out) == WHOLE
+
+
+def test_predictions_made_otherwise_do_not_mix(out: Path) -> None:
+    answer_posts(POSTS[:1], FakeGrounder(), out, MAKER)
+    with pytest.raises(DataError, match=r"convention: was pixels, is relative-1000"):
+        answer_posts(POSTS, FakeGrounder(), out, MAKER | {"convention": "relative-1000"})
+    assert json.loads(maker_path(out).read_bytes()) == MAKER
+    assert read_predictions(out) == WHOLE[:1]
+
+
+def test_a_limit_goes_on_where_it_stopped(out: Path) -> None:
+    for left in (2, 1, 0):
+        assert answer_posts(POSTS, FakeGrounder(), out, MAKER, limit=1).left == left
+    assert read_predictions(out) == WHOLE
+
+
+def test_other_posts_of_the_file_stay(out: Path) -> None:
+    answer_posts(POSTS[2:], FakeGrounder(), out, MAKER)
+    answer_posts(POSTS[:2], FakeGrounder(), out, MAKER)
+    assert read_predictions(out) == WHOLE

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from groundling.errors import InputError
+from groundling.journal import Journal
+
+
+def lines(path: Path) -> list[object]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_are_there_as_soon_as_they_are_appended(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "j.jsonl"
+    with Journal(path) as journal:
+        for number in range(3):
+            journal.append({"n": number, "text": "é\u2028"})
+            assert len(lines(path)) == number + 1
+    with Journal(path) as journal:
+        journal.append({"n": 3})
+    assert [one["n"] for one in lines(path)] == [0, 1, 2, 3]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_a_torn_last_line_is_cut_off(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b'{"n": 0}\n{"n": 1}\n'[:-cut])
+    with Journal(path) as journal:
+        journal.append({"n": 2})
+    assert lines(path) == [{"n": 0}, {"n": 2}]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j"), pytest.raises(InputError, match="another process"):
+        Journal(tmp_path / "j")
+    Journal(tmp_path / "j").close()
+
+
+def test_what_json_cannot_hold_leaves_no_trace(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        with pytest.raises(ValueError, match="JSON"):
+            journal.append({"n": float("nan")})
+        journal.append({"n": 1})
+    assert lines(tmp_path / "j") == [{"n": 1}]
