@@ -8,7 +8,8 @@ from groundling.rewards import RewardBox, asks_grounder, reward
 SMALL, LARGE = Box(0, 0, 10, 10), Box(50, 50, 90, 90)
 THERE = Entity("Ann", "PER", 0, 1, (SMALL, LARGE))
 GONE = Entity("Ann", "PER", 0, 1)
-MISHAP = Failure("out of memory", "ground")
+MISHAP = Failure("no connection", "api")
+NO_BOX = Failure("not a box: [7]", "parse")
 
 
 def said(text: str) -> Expression:
@@ -33,6 +34,8 @@ def said(text: str) -> Expression:
         (THERE, ABSENT, None, "largest", 0),
         (THERE, ABSENT, Grounded(LARGE), "largest", 0),
         (THERE, " ", None, "largest", 0),
+        (THERE, "the man", NO_BOX, "largest", 0),
+        (THERE, "the man", NO_BOX, "any", 0),
         # nothing is known
         (THERE, "the man", MISHAP, "largest", MISHAP),
         (THERE, "the man", MISHAP, "any", MISHAP),

@@ -10,6 +10,9 @@ RewardBox = Literal["largest", "any"]
 IOU_THRESHOLD = 0.5
 """A box is right iff its IoU with gold is greater than this (ISR §4.1)."""
 
+NO_BOX = ("ground", "parse")
+"""Stages of a grounder's Failure that say: it answered, and the answer was no box."""
+
 
 def asks_grounder(entity: Entity, expression: Expression) -> bool:
     """Whether eq. 5 needs a box: only a groundable entity that the writer says is there."""
@@ -22,7 +25,9 @@ def reward(
     grounded: Grounded | Failure | None,
     boxes: RewardBox = "largest",
 ) -> int | Failure:
-    """Eq. 5: 1 or 0; a Failure where the grounder failed, for then nothing is known.
+    """Eq. 5: 1 or 0; a Failure where the grounder could not be asked, for then nothing is known.
+
+    An answer that is no box (stages NO_BOX) is not the gold box: 0.
 
     `grounded` is the answer to eq. 4, None where `asks_grounder` says that none is needed.
     `boxes` decides which gold box counts where there are several: the largest (footnote 2) or any.
@@ -34,7 +39,7 @@ def reward(
     if grounded is None:
         raise ValueError(f"{entity.name}: eq. 5 needs the grounder's answer, got None")
     if isinstance(grounded, Failure):
-        return grounded
+        return 0 if grounded.stage in NO_BOX else grounded
     largest = entity.largest_box
     gold = entity.boxes if boxes == "any" or largest is None else (largest,)
     return int(any(grounded.box.iou(box) > IOU_THRESHOLD for box in gold))

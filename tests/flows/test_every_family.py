@@ -55,9 +55,9 @@ def write_grounder(folder: Path, name: str) -> Path:
 
 
 TUNING = {
-    "ofa": GrounderOptimiser(lr=1e-3, batch_size=8, epochs=80),
-    "dino": GrounderOptimiser(lr=2e-3, batch_size=8, epochs=110),
-    "vlm": GrounderOptimiser(lr=1e-2, batch_size=8, epochs=60),
+    "ofa": GrounderOptimiser(lr=2e-3, batch_size=8, epochs=100),
+    "dino": GrounderOptimiser(lr=2e-3, batch_size=8, epochs=60),
+    "vlm": GrounderOptimiser(lr=1e-2, batch_size=8, epochs=100),
 }
 
 
@@ -84,8 +84,8 @@ def recipe(folder: Path, writer: str, grounder: str) -> IsrConfig:
         sft=SftOptimiser(lr=1e-2, batch_size=10, epochs=40),
         dpo=DpoOptimiser(lr=1e-3, batch_size=4),
         rounds=2,
-        samples=4,
-        temperature=0.8,
+        samples=2,
+        temperature=0.5,
         max_new_tokens=24,
     )
 
@@ -165,8 +165,9 @@ def test_a_writer_overfits_eight_queries(name: str, eight: list[tuple[Query, Ent
     assert sum(rewards) / 8 >= 0.9
 
 
-@pytest.mark.parametrize("name", GROUNDERS)
+@pytest.mark.parametrize("name", ["ofa", "vlm"])
 def test_a_grounder_overfits_eight_queries(name: str, tmp_path: Path) -> None:
+    """Grounding DINO does in `tests/models/test_detectors_loss.py`."""
     small_release.write_release(tmp_path / "release", copies=1)
     examples = []
     for post, picture, which in small_release.posts("train", 1):
