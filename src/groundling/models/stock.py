@@ -238,7 +238,7 @@ class _Grown:
         if prompts[0].sight is not None:
             sight = [_longer(one, gap, 0) for gap, one in zip(short, prompts, strict=True)]
             seen[_PER_TOKEN] = torch.stack(sight).to(device)
-            self._sight = seen[_PER_TOKEN][:, -1:]
+            self._sight = seen[_PER_TOKEN]
         output = engine.run(
             torch.tensor(ids, device=device), positions, self._mask, seen, use_cache=True
         )
@@ -268,6 +268,8 @@ class _Grown:
             self._sight = None if self._sight is None else self._sight[rows]
             self._held = alive
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        if self._sight is not None:  # whole, as `generate` grows it: releases slice it differently
+            self._sight = torch.cat([self._sight, self._sight[:, -1:]], dim=1)
         output = self._engine.run(
             following[:, None],
             self._next.expand(3, -1)[:, :, None],
