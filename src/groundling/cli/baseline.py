@@ -22,6 +22,7 @@ configuration (YAML keys, and what --set takes):
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `baseline`; its `func` takes the parsed arguments and returns an exit code."""
+    from groundling.cli.isr import add_recipe_options
     from groundling.config import DirectConfig
     from groundling.settings import describe
 
@@ -36,15 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)")
     parser.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the configuration; may be given again",
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print what metrics.json says")
+    add_recipe_options(parser)
     parser.set_defaults(func=run)
 
 

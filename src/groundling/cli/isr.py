@@ -42,15 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
     add_run_options(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the configuration; may be given again",
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print what metrics.json says")
+    add_recipe_options(parser)
     parser.set_defaults(func=run)
 
 
@@ -61,6 +53,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
     parser.add_argument("--rounds", type=int, metavar="N", help="override the number of rounds")
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that is given a recipe of the user's own."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the configuration; may be given again",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--json", action="store_true", help="print what metrics.json says")
 
 
 def run(args: argparse.Namespace) -> int:
