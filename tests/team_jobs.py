@@ -1,42 +1,49 @@
-"""What the processes of a team do in `test_team.py`, and a launcher as small as torchrun can be.
+"""What the processes of a team do in `test_team.py`.
 
-    python team_jobs.py FOLDER
+    python team_jobs.py FOLDER [three]
 
-The launcher imports everything once and forks each team from there. As torchrun does, it hosts the
-store that the processes meet at, and ends a team as soon as one of its processes fails.
+Everything is imported once; each team is forked from there (`team_launcher`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import sys
 import time
-import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import accelerate  # noqa: F401 - imported before the forks
+import numpy as np
 import pytest
 import small_run
 import tiny
 import torch
 import torch.distributed.fsdp  # imported before the forks too
+from full_disk import files_up_to
 from PIL import Image
 from safetensors.torch import save_file
-from torch.distributed import TCPStore
+from team_launcher import launch
 
+from groundling import cli
 from groundling.config import DpoOptimiser, Optimiser, SftOptimiser
-from groundling.errors import RunError
+from groundling.errors import ImageError, InputError, RunError
 from groundling.infer import map_batches
+from groundling.models import stock
 from groundling.models.base import Demonstration, GroundingExample, Preference, Sampling
+from groundling.models.decoding import choose
+from groundling.models.detectors import DinoGrounder
 from groundling.models.local import LocalWriter
 from groundling.models.ofa import OFAGrounder
 from groundling.models.tiny import TinyGrounder
-from groundling.records import Box, Failure
+from groundling.records import Box, Expression, Failure
 from groundling.rundir import RunDir
 from groundling.settings import Section
 from groundling.team import team, whole
@@ -44,9 +51,6 @@ from groundling.train import Checkpoint, StepReport, fit
 
 PLACES = [str(Path(__file__).parent), str(Path(__file__).parent / "models")]
 """Where the modules that the tests share are."""
-
-DEADLINE_S = 60.0
-"""Longest life of one team; a hang is a failure."""
 
 WORDS = ("the man on the left", "a woman", "the man with red hair", "x", "NASA", "the right")
 SFT = [Demonstration(q, w) for q, w in zip(tiny.QUERIES, WORDS, strict=True)]
@@ -140,29 +144,49 @@ def fit_dropping(checkpoint: Path, die: tuple[int, int] | None = None) -> Droppi
 
 
 def boxes(folder: Path) -> list[GroundingExample]:
-    """Five examples for a grounder, with pictures of their own."""
+    """Five examples for a grounder, with pictures of their own, of two shapes."""
     found = []
     for i in range(5):
         path = folder / f"{i}.png"
         if not path.exists():
-            Image.new("RGB", (40, 40), (40 * i, 99, 3)).save(path)
+            noise = np.random.default_rng(i).integers(0, 256, (40, 40 + i % 2 * 20, 3))
+            Image.fromarray(noise.astype(np.uint8)).save(path)
         found.append(GroundingExample(str(path), f"the man {i}", Box(1, 2, 20 + i, 30)))
     return found
 
 
+Opened = OFAGrounder | TinyGrounder | DinoGrounder
+
+
 def open_ofa(folder: Path) -> OFAGrounder:
-    """OFA without what is random and without batch statistics; no loss reaches all of it."""
-    return OFAGrounder.load(folder / "ofa", drop_path=0.0, freeze_batch_norm=True)
+    """OFA without what is random; its batch norms move, and no loss reaches all of it."""
+    return OFAGrounder.load(folder / "ofa", drop_path=0.0)
 
 
-def fit_grounder(grounder: OFAGrounder | TinyGrounder, folder: Path) -> Fit:
-    """Three steps, the last one of a single example."""
+def open_dino(folder: Path) -> DinoGrounder:
+    """Grounding DINO without what is random; one pass for each shape of picture in a batch."""
+    grounder = DinoGrounder.load(folder / "dino")
+    for module in grounder.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return grounder
+
+
+GROUNDERS: dict[str, Callable[[Path], Opened]] = {
+    "tiny": lambda _: small_run.grounder(),
+    "ofa": open_ofa,
+    "dino": open_dino,
+}
+
+
+def fit_grounder(grounder: Opened, folder: Path) -> Fit:
+    """Two steps, the last one of a single example."""
     norms: list[float] = []
     summary = fit(
         grounder,
         grounder.loss,
         boxes(folder),
-        Optimiser(lr=1e-3, batch_size=2, epochs=1),
+        Optimiser(lr=1e-5, batch_size=4, epochs=1),  # AdamW makes whole steps of rounding
         seed=0,
         on_step=lambda report: norms.append(report.grad_norm),
     )
@@ -197,11 +221,11 @@ SHARED = ("dpo-micro", "lonely")
 
 
 def copies(folder: Path) -> None:
-    """DDP: every case, a grounder, and checkpoints that change hands."""
+    """DDP: every case, grounders, and checkpoints that change hands."""
     for name, (kind, micro, batch) in CASES.items():
         keep(folder, name, run_fit(kind, micro, batch))
-    keep(folder, "tiny", fit_grounder(small_run.grounder(), folder))
-    keep(folder, "ofa", fit_grounder(open_ofa(folder), folder))
+    for name in ("tiny", "ofa"):
+        keep(folder, name, fit_grounder(GROUNDERS[name](folder), folder))
     run_fit("dpo", checkpoint=folder / "begun-by-two", last=2)
     keep(folder, "went-on", run_fit("dpo", checkpoint=folder / "begun-by-one"))
     model = fit_dropping(folder / f"calm-{team().size}")
@@ -218,16 +242,25 @@ def again(folder: Path) -> None:
 
 
 def shares(folder: Path) -> None:
-    """FSDP: every case, and one writer through a round: fit, save, draw, load, start over."""
+    """FSDP: some cases, grounders, and a writer through a round: fit, save, draw, load, restart."""
     for name in SHARED:
         keep(folder, f"{name}-shared", run_fit(*CASES[name]))
     run_fit("dpo", checkpoint=folder / "begun-by-shares", last=2)
     keep(folder, "shares-went-on", run_fit("dpo", checkpoint=folder / "begun-by-one-too"))
-    grounder = open_ofa(folder)
-    keep(folder, "ofa-shared", fit_grounder(grounder, folder))
-    grounder.save(folder / f"ofa-shared-{team().rank}")
+    for name in ("ofa", "dino"):
+        grounder = GROUNDERS[name](folder)
+        keep(folder, f"{name}-shared", fit_grounder(grounder, folder))
+        grounder.save(folder / f"{name}-shared-{team().rank}")
     writer = tiny.writer(engine="stock")
     whole_round(writer, folder / "shared-round")
+    if team().rank:
+        stock.choose = lambda *asked: (choose(*asked)[0] * 0 + 2, choose(*asked)[1])
+    drawn = writer.sample(tiny.QUERIES, 1, Sampling(0.0, 6), 0, "writer:t/0")
+    (folder / f"contrary-{team().rank}.json").write_text(json.dumps(texts_of(drawn)))
+
+
+def texts_of(drawn: Sequence[list[Expression] | Failure]) -> list[str]:
+    return ["" if isinstance(row, Failure) else row[0].text for row in drawn]
 
 
 def whole_round(writer: LocalWriter, folder: Path) -> dict[str, Any]:
@@ -246,7 +279,7 @@ def whole_round(writer: LocalWriter, folder: Path) -> dict[str, Any]:
     run_fit("dpo", writer=writer)
     writer.save_adapter(folder / "dpo")
     told = {
-        "drawn": ["" if isinstance(row, Failure) else row[0].text for row in drawn],
+        "drawn": texts_of(drawn),
         "scores": scores,
         "after": writer.score(tiny.QUERIES, texts),
     }
@@ -282,8 +315,6 @@ def follow(folder: Path) -> None:
             with first.write_folder("part") as part:
                 (part / "rank").write_text(str(team().rank))
             assert (run.path / "part" / "rank").read_text() == "0"
-            own = first.own_scratch()
-            (own / "mine").write_text(str(team().rank))
             results = map_batches(range(11), double, chunk_size=2, folder=first.scratch)
             first.event("seen", rank=team().rank)
         assert first.done
@@ -294,103 +325,131 @@ def follow(folder: Path) -> None:
     (folder / f"follow-{team().rank}.json").write_text(json.dumps(answer))
 
 
-def refused(folder: Path) -> None:
-    """The leader fails in a stage; nobody may hang."""
-    with RunDir.open(folder / "refused", Settings()) as run, run.stage("first") as stage:
-        if team().leader:
-            raise RunError("the leader's own trouble")
-        stage.write_json("first.json", {})
+# ------------------------------------------------------------------------------- ending
 
 
-# ------------------------------------------------------------------------------- the launcher
+def command(work: Callable[[Path], object]) -> Callable[[Path], int]:
+    """`work` as what the command line does; returns the exit code."""
+
+    def act(folder: Path) -> int:
+        module = ModuleType("act")
+
+        def add_parser(subparsers: Any) -> None:
+            parser: ArgumentParser = subparsers.add_parser("isr")
+            parser.set_defaults(func=lambda _: work(folder) and 0)
+
+        module.add_parser = add_parser  # type: ignore[attr-defined]
+        sys.modules["act"] = module
+        cli.COMMANDS["isr"] = "act"
+        return cli.main(["isr"])
+
+    act.__name__ = work.__name__
+    return act
 
 
-def launch(work: Callable[[Path], None], folder: Path, count: int = 2, fsdp: bool = False) -> bool:
-    """Run `work` in a team of its own; whether all processes ended well."""
-    port, host = _store()
-    processes = []
-    for rank in range(count):
-        if (process := os.fork()) == 0:
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(count),
-                "LOCAL_WORLD_SIZE": str(count),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "GLOO_SOCKET_IFNAME": "lo",
-                "ACCELERATE_USE_FSDP": str(fsdp).lower(),
-            }
-            _child(work, folder)
-        processes.append(process)
-    try:
-        return _wait(processes)
-    finally:
-        for process in [*processes, host]:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(process, 0)
+def locked(folder: Path) -> None:
+    """The leader finds its directory locked by the launcher."""
+    RunDir.open(folder / "locked", Settings())
 
 
-def _store() -> tuple[int, int]:
-    """Start the process that hosts the store: its port, free by nature, and its number."""
-    reading, writing = os.pipe()
-    if (host := os.fork()) == 0:
-        store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
-        os.write(writing, str(store.port).encode())
-        os.close(writing)
-        signal.pause()
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        return int(stream.read()), host
+def full(folder: Path) -> None:
+    """The leader's disk is full in the middle of a stage."""
+    room = files_up_to(4096) if team().leader else nullcontext()
+    with RunDir.open(folder / "full", Settings()) as run, run.stage("first") as stage, room:
+        stage.write_bytes("first.bin", bytes(5000))
 
 
-def _child(work: Callable[[Path], None], folder: Path) -> None:
-    code = 1
-    try:
-        work(folder)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+def unreadable(_: Path) -> None:
+    """One of the others cannot read a picture in its second step."""
+    model = Dropping()
+
+    def loss(batch: Sequence[int]) -> torch.Tensor:
+        if team().rank and len(model.drawn):
+            raise ImageError("7.png: not a picture")
+        return model.loss(batch)
+
+    fit(model, loss, range(13), Optimiser(lr=0.05, batch_size=4, epochs=2), seed=5)
 
 
-def _wait(processes: list[int]) -> bool:
-    """Until all have ended, one has failed or the time is up."""
-    waiting = set(processes)
-    until = time.monotonic() + DEADLINE_S
-    while waiting and time.monotonic() < until:
-        for process in sorted(waiting):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                waiting.remove(process)
-                if status:
-                    return False
-        time.sleep(0.01)
-    return not waiting
+def struck(folder: Path) -> None:
+    """One of the others is killed in its third step."""
+    fit_dropping(folder / "struck", die=(1, 3))
 
 
-def main(folder: Path) -> None:
-    """Every team in turn; how each ended goes to `ended.json`."""
-    torch.set_num_threads(1)
+def silent(folder: Path) -> None:
+    """One of the others fails where parameters are shared out and the leader draws."""
+    writer = tiny.writer(engine="stock")
+    team().settle(writer.module())
+    if team().rank:
+        raise InputError(f"{folder}: nothing to draw")
+    writer.sample(tiny.QUERIES, 1, Sampling(0.0, 6), 0, "writer:t/0")
+
+
+ENDINGS = {"locked": False, "full": False, "unreadable": False, "struck": False, "silent": True}
+"""Teams of which one process fails by itself, and whether they share parameters out."""
+
+
+# ------------------------------------------------------------------------------- the teams
+
+
+def three(folder: Path) -> None:
+    """Three processes, copied or shared: every case."""
+    for name, (kind, micro, batch) in CASES.items():
+        keep(folder, name, run_fit(kind, micro, batch))
+
+
+def three_calm(folder: Path) -> None:
+    run_fit("dpo", 2, checkpoint=folder / "calm")
+
+
+def three_dying(folder: Path) -> None:
+    """The third process dies in step 3."""
+    run_fit("dpo", 2, checkpoint=folder / "killed", die=(2, 3))
+
+
+def three_again(folder: Path) -> None:
+    run_fit("dpo", 2, checkpoint=folder / "killed")
+
+
+def by_two(folder: Path) -> dict[str, list[int]]:
+    """Every team of two in turn."""
+    ended = {
+        work.__name__: launch(work, folder, fsdp=fsdp)
+        for work, fsdp in (
+            (copies, False),
+            (dying, False),
+            (again, False),
+            (follow, False),
+            (shares, True),
+        )
+    }
+    (folder / "locked").mkdir()
+    with (folder / "locked" / ".lock").open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        for name, fsdp in ENDINGS.items():
+            work = command(globals()[name])
+            ended[name] = launch(work, folder, fsdp=fsdp, patient=True)
+    return ended
+
+
+def by_three(folder: Path) -> dict[str, list[int]]:
+    """Every team of three in turn, copied and shared."""
     ended = {}
-    for work, fsdp in (
-        (copies, False),
-        (dying, False),
-        (again, False),
-        (follow, False),
-        (refused, False),
-        (shares, True),
-    ):
-        began = time.monotonic()
-        ended[work.__name__] = launch(work, folder, fsdp=fsdp)
-        print(f"{work.__name__}: {time.monotonic() - began:.1f} s", flush=True)
+    for way, fsdp in (("copied", False), ("shared", True)):
+        (folder / way).mkdir()
+        for work in (three, three_calm, three_dying, three_again):
+            ended[f"{work.__name__} {way}"] = launch(work, folder / way, count=3, fsdp=fsdp)
+    return ended
+
+
+def main(folder: Path, number: str = "two") -> None:
+    """Run the teams; the exit codes of each go to `ended.json`."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    ended = by_three(folder) if number == "three" else by_two(folder)
+    print(f"{time.monotonic() - began:.1f} s")
     (folder / "ended.json").write_text(json.dumps(ended))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -22,6 +22,7 @@ GROUPS = {
         (
             "atomic",
             "config",
+            "config_gmner",
             "drawing",
             "images",
             "journal",
@@ -30,19 +31,35 @@ GROUPS = {
             "rundir",
             "settings",
             "shared_files",
+            "stage",
             "team",
         ),
         "ground",
     ),
-    **dict.fromkeys(("losses", "metrics", "preferences", "prompts", "rewards"), "steps"),
+    **dict.fromkeys(
+        (
+            "calibration",
+            "losses",
+            "metrics",
+            "preferences",
+            "prompts",
+            "refinement",
+            "rewards",
+            "routing",
+            "selection",
+            "synthesis",
+        ),
+        "steps",
+    ),
     **dict.fromkeys(("data", "scoring", "models", "planning", "toyworld", "cli", "server"), None),
     "__main__": "cli",
-    **dict.fromkeys(("infer", "train"), "loops"),
+    **dict.fromkeys(("asking", "infer", "train"), "loops"),
     **dict.fromkeys(
         (
             "ablate",
             "ablation_report",
             "answers",
+            "assistants",
             "baselines",
             "collect",
             "corpus",
@@ -50,13 +67,20 @@ GROUPS = {
             "evaluate",
             "experts",
             "export",
+            "gmner",
             "ground",
+            "grounding_ways",
+            "groundings",
+            "in_context",
             "isr",
             "plan",
             "plan_page",
             "refineg",
             "report",
+            "refine",
             "rounds",
+            "synthesise",
+            "tagging",
             "tune",
             "workbench",
         ),
@@ -82,7 +106,7 @@ MAY_IMPORT = {
     "pretraining": {*_BELOW, "data", "toyworld", "pretraining", "base", "models", "loops"},
     "flows": {*_BELOW, "data", "scoring", "base", "registry", "loops", "planning", "toyworld"}
     | {"flows"},
-    "registry": {"errors", "ground", "base", "models", "planning"},
+    "registry": {"errors", "records", "ground", "base", "models", "planning"},
     "cli": {*_BELOW, "package", "data", "scoring", "base", "registry", "loops", "toyworld"}
     | {"flows", "cli", "server"},
     "server": {*_BELOW, "data", "base", "registry", "loops", "toyworld", "flows", "server"},
@@ -90,7 +114,7 @@ MAY_IMPORT = {
 """Which groups a module of a group may import. Flows see backends only through the base and the
 table of names (`groundling.models.registry`)."""
 
-BACKENDS = {"api", "detectors", "local", "ofa", "qwen", "taggers", "tiny"}
+BACKENDS = {"api", "detectors", "local", "ofa", "qwen", "taggers", "tiny", "vllm_sampler"}
 """Modules of `models` that are whole backends; only the registry imports them."""
 
 HEAVY = {
@@ -101,6 +125,7 @@ HEAVY = {
     "accelerate": {"team"},
     "ray": {"infer"},
     "httpx": {"groundling.models.api.client"},
+    "vllm": {"groundling.models.vllm_sampler"},
 }
 """Groups or modules in which a library may be imported at all."""
 

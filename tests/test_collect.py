@@ -15,6 +15,7 @@ from groundling.data.expressions_jsonl import (
 )
 from groundling.errors import DataError, InputError
 from groundling.experts import collect_experts
+from groundling.progress import Progress
 from groundling.records import ABSENT, Box, Entity, Expression, Failure, Post
 
 SMALL, LARGE = Box(0, 0, 2, 2), Box(0, 0, 9, 9)
@@ -116,7 +117,7 @@ def test_failures_are_told_beside_the_file_and_asked_again(out: Path) -> None:
     posts = (*POSTS, post("4", ANN, image=None))
     done = collect_expressions(posts, FakeExpert(bad), out)
     assert lines(out) == [line for line in WHOLE if line[1] != "NASA"]
-    assert done.failed == {"HTTP 400": 1, "the picture cannot be read": 1}
+    assert done.failed == {"HTTP 400": 1, "the picture cannot be used": 1}
     told = [json.loads(line) for line in failures_path(out).read_text().splitlines()]
     assert {
         "id": "2",
@@ -152,6 +153,13 @@ def test_a_line_that_a_kill_cut_off_is_written_again(out: Path) -> None:
     collect_expressions(POSTS, expert, out)
     assert expert.asked == [("p.png", LARGE)]
     assert lines(out) == WHOLE
+
+
+def test_progress_counts_what_was_there(out: Path) -> None:
+    for limit, done in ((1, 1), (1, 2), (None, 3)):
+        progress = Progress("experts", 3, quiet=True)
+        collect_expressions(POSTS, FakeExpert(), out, limit=limit, progress=progress)
+        assert progress.done == done
 
 
 def test_corrections_by_hand_stay(out: Path) -> None:

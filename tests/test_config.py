@@ -9,6 +9,7 @@ from groundling.config import (
     DataConfig,
     IsrConfig,
     Optimiser,
+    SamplerConfig,
     ToyworldData,
     describe,
     dump_yaml,
@@ -16,6 +17,7 @@ from groundling.config import (
     read_overrides,
 )
 from groundling.errors import ConfigError
+from groundling.settings import decisive
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -115,6 +117,22 @@ def test_preference_learning_needs_queries_of_its_own(tmp_path: Path) -> None:
     assert "wanted fewer than data.toyworld.train_queries (100)" in problems(tmp_path, text)[0]
 
 
+def test_lora_targets_are_a_list_of_names(tmp_path: Path) -> None:
+    assert load_config(IsrConfig).lora.targets is None
+    config = load_config(IsrConfig, written(tmp_path, "lora: {targets: [q_proj, v_proj]}"))
+    assert config.lora.targets == ["q_proj", "v_proj"]
+    for wrong in ("q_proj", "[]"):
+        (told,) = problems(tmp_path, f"lora: {{targets: {wrong}}}")
+        assert told.endswith("wanted a list of text or null")
+
+
+def test_only_grounders_that_are_language_models_are_held_in_4_bits(tmp_path: Path) -> None:
+    load_config(IsrConfig, written(tmp_path, "grounder: {backend: vlm, load_in_4bit: true}"))
+    assert problems(tmp_path, "grounder: {backend: ofa, load_in_4bit: true}") == (
+        "grounder: ofa is not held in 4 bits; set load_in_4bit: false",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -163,6 +181,7 @@ def test_every_field_has_help_with_type_and_default() -> None:
     assert "  dpo.beta: a number > 0 (default 0.5)" in lines
     assert "  prompts_per_round: a whole number ≥ 1 or null (default null)" in lines
     assert "  data.gmner.source: text (required)" in lines
+    assert "  lora.targets: a list of text or null (default null)" in lines
     for key, help_text in zip(lines[::2], lines[1::2], strict=True):
         assert help_text.strip(), key
 
@@ -172,3 +191,11 @@ def test_settings_are_frozen_and_required_fields_stay_required() -> None:
         IsrConfig().seed = 3  # type: ignore[misc]
     with pytest.raises(ConfigError, match="lr: missing; wanted a number > 0; batch_size: missing"):
         load_config(Optimiser)
+
+
+def test_what_decides_results_leaves_out_what_does_not() -> None:
+    config = IsrConfig(checkpoint_every_s=1, sampler=SamplerConfig(tolerate=0.5, memory=0.3))
+    kept = decisive(IsrConfig, config.model_dump(mode="json"))
+    assert kept["sampler"] == {"backend": "writer", "memory": 0.3}
+    assert not {"checkpoint_every_s", "check_memory"} & kept.keys()
+    assert kept["dpo"] == config.dpo.model_dump(mode="json")

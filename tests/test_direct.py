@@ -9,6 +9,7 @@ import pytest
 from groundling.data.jsonl import read_predictions
 from groundling.direct import answer_posts, maker_path
 from groundling.errors import DataError, InputError
+from groundling.progress import Progress
 from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction, Query
 from groundling.scoring import score_isr
 
@@ -27,7 +28,9 @@ class FakeGrounder:
     """Answers by query id: a box, None for absent, or a Failure. Answers backwards."""
 
     def __init__(
-        self, said: Mapping[str, Failure] | None = None, stop_after: int | None = None
+        self,
+        said: Mapping[str, Prediction | Failure] | None = None,
+        stop_after: int | None = None,
     ) -> None:
         self.said = dict(said or {})
         self.stop_after = stop_after
@@ -113,6 +116,24 @@ def test_a_line_that_a_kill_cut_off_is_written_again(out: Path) -> None:
     answer_posts(POSTS, again, out, MAKER)
     assert again.asked == ["3#0"]
     assert read_predictions(out) == WHOLE
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_stop_loses_no_score(stop_after: int, out: Path) -> None:
+    said = {query: Prediction("Ann", "PER", BOX, score=0.5) for query in ("1#0", "3#0")}
+    with pytest.raises(InputError):
+        answer_posts(POSTS, FakeGrounder(said, stop_after), out, MAKER)
+    answer_posts(POSTS, FakeGrounder(said), out, MAKER)
+    scores = [[one.score for one in post.predictions] for post in read_predictions(out)]
+    assert scores == [[0.5, None], [], [0.5]]
+
+
+def test_progress_counts_what_was_there(out: Path) -> None:
+    posts = (*POSTS, Post("4", ("Paris",), (PARIS,), None))
+    for limit, done in ((1, 2), (None, 4)):
+        progress = Progress("direct", 4, quiet=True)
+        answer_posts(posts, FakeGrounder(), out, MAKER, limit=limit, progress=progress)
+        assert progress.done == done
 
 
 def test_predictions_made_otherwise_do_not_mix(out: Path) -> None:

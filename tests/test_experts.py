@@ -93,5 +93,8 @@ def test_what_is_not_there_is_absent_whatever_the_file_says(tmp_path: Path) -> N
 )
 def test_what_is_there_must_have_words(tmp_path: Path, rows: list[EntityExpression]) -> None:
     path = stored(tmp_path, *rows)
-    with pytest.raises(DataError, match="1 groundable entities have no expression"):
+    with pytest.raises(
+        DataError,
+        match=r"1 groundable .* the first Ann \(PER\) in post p2;",
+    ):
         collect_experts(*corpus(False), path)

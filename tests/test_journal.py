@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from full_disk import files_up_to
 
+from groundling.atomic import write_bytes
 from groundling.errors import InputError
 from groundling.journal import Journal
 
@@ -24,7 +28,7 @@ def test_lines_are_there_as_soon_as_they_are_appended(tmp_path: Path) -> None:
     assert [one["n"] for one in lines(path)] == [0, 1, 2, 3]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("cut", range(1, 10))
+@pytest.mark.parametrize("cut", range(2, 10))
 def test_a_torn_last_line_is_cut_off(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "j"
     path.write_bytes(b'{"n": 0}\n{"n": 1}\n'[:-cut])
@@ -33,10 +37,50 @@ def test_a_torn_last_line_is_cut_off(cut: int, tmp_path: Path) -> None:
     assert lines(path) == [{"n": 0}, {"n": 2}]
 
 
+def test_a_last_line_without_its_end_stays(tmp_path: Path) -> None:
+    """As an editor leaves a file that was corrected by hand."""
+    path = tmp_path / "j"
+    path.write_bytes('{"n": 0}\n{"n": "ä"}'.encode())
+    with Journal(path) as journal:
+        journal.append({"n": 2})
+    assert lines(path) == [{"n": 0}, {"n": "ä"}, {"n": 2}]
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with Journal(tmp_path / "j"), pytest.raises(InputError, match="another process"):
         Journal(tmp_path / "j")
     Journal(tmp_path / "j").close()
+
+
+def test_the_lock_of_a_file_that_was_replaced_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process puts a sorted file in place between our opening it and our locking it."""
+    path = tmp_path / "j"
+    path.write_text('{"n": 0}\n')
+    real = fcntl.flock
+    calls = []
+
+    def flock(*arguments: Any) -> None:
+        if not calls:
+            write_bytes(path, b'{"n": "other"}\n')
+        calls.append(arguments)
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Journal(path) as journal:
+        journal.append({"n": 1})
+    assert lines(path) == [{"n": "other"}, {"n": 1}]
+    assert len(calls) == 2
+
+
+def test_a_line_that_finds_no_room_leaves_no_trace(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.append({"n": 0})
+        with files_up_to(12), pytest.raises(OSError, match=r"too large: '.*/j'"):
+            journal.append({"n": 1})
+        journal.append({"n": 2})
+    assert lines(tmp_path / "j") == [{"n": 0}, {"n": 2}]
 
 
 def test_what_json_cannot_hold_leaves_no_trace(tmp_path: Path) -> None:

@@ -66,6 +66,18 @@ def test_a_fault_is_one_line(
     assert capsys.readouterr().err == line + "\n"
 
 
+def test_one_of_several_processes_may_not_run_what_is_for_one(
+    command: Callable[[Callable[[], int]], int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done: list[int] = []
+    assert command(lambda: done.append(0) or 0) == 2  # type: ignore[func-returns-value]
+    assert not done
+    assert "act: 2 processes were started together" in capsys.readouterr().err
+
+
 def test_a_bug_keeps_its_traceback(command: Callable[[Callable[[], int]], int]) -> None:
     with pytest.raises(ZeroDivisionError):
         command(raising(ZeroDivisionError()))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import signal
 import subprocess
@@ -9,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from full_disk import files_up_to
 
 from groundling.config import IsrConfig
 from groundling.errors import RunError
 from groundling.provenance import drift, provenance
 from groundling.records import Expression, Failure
-from groundling.rundir import RunDir, Stage, read_events, stored_config
+from groundling.rundir import RunDir, read_events, stored_config
+from groundling.stage import Stage
 
 CONFIG = IsrConfig(seed=3)
 
@@ -140,6 +144,44 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     with RunDir.open(tmp_path, CONFIG) as run:
         run.write_text("a.txt", "a")
+
+
+def test_nobody_starts_while_a_follower_of_a_killed_leader_is_at_work(tmp_path: Path) -> None:
+    RunDir.open(tmp_path, CONFIG).close()
+    with (tmp_path / ".team").open("rb") as follower:
+        fcntl.flock(follower, fcntl.LOCK_SH)
+        with pytest.raises(RunError, match="another process is writing"):
+            RunDir.open(tmp_path, CONFIG)
+    RunDir.open(tmp_path, CONFIG).close()
+
+
+def test_a_disk_without_locks_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunError, match=r"cannot be locked \(No locks available\)"):
+        RunDir.open(tmp_path, CONFIG)
+
+
+def test_a_full_disk_leaves_no_torn_event(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        limit = (tmp_path / "events.jsonl").stat().st_size + 20
+        with files_up_to(limit), pytest.raises(OSError, match=r"too large: '.*events.jsonl'"):
+            run.event("note")
+        run.event("later")
+    assert kinds(tmp_path) == ["created", "later"]
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
+    with RunDir.open(tmp_path, CONFIG) as run:
+        run.write_text("a.txt", "old")
+        with files_up_to(4096), pytest.raises(OSError, match=r"too large: '.*a.txt'"):
+            run.write_bytes("a.txt", bytes(5000))
+        assert not list((tmp_path / ".tmp").iterdir())
+    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_a_closed_run_writes_nothing(tmp_path: Path) -> None:
@@ -321,6 +363,26 @@ def test_a_torn_last_event_is_ignored_and_then_cut_off(tmp_path: Path) -> None:
     last = read_events(tmp_path)[-1]
     assert (last["stage"], last["payload"]) == ("sft", {"reason": "größer"})
     assert set(last) == {"time", "stage", "kind", "payload"}
+
+
+def test_a_watcher_is_told_what_is_written_and_may_stop_the_run(tmp_path: Path) -> None:
+    run = RunDir.open(tmp_path, CONFIG)
+    seen: list[str] = []
+    run.watch = lambda event: seen.append(f"{event['kind']} {event['stage']}")
+    with run.stage("one") as stage:
+        stage.event("noted")
+    assert seen == ["started one", "noted one", "finished one"]
+    assert kinds(tmp_path)[-3:] == ["started", "noted", "finished"]
+
+    def stop(event: dict[str, object]) -> None:
+        raise KeyboardInterrupt(event["stage"])
+
+    run.watch = stop
+    with pytest.raises(KeyboardInterrupt, match="two"), run.stage("two"):
+        pytest.fail("the stage began")
+    run.close()
+    with RunDir.open(tmp_path, CONFIG) as again:
+        assert [again.stage(name).done for name in ("one", "two")] == [True, False]
 
 
 def test_failure_records_can_be_artefacts(tmp_path: Path) -> None:

@@ -310,3 +310,74 @@ def test_buckets_waste_less_padding_and_are_shuffled() -> None:
     assert padding(bucketed) < 0.2 * padding(plain)
     tops = [max(lengths[i] for i in batch) for batch in bucketed]
     assert tops != sorted(tops)
+
+
+def test_a_parameter_may_learn_at_a_pace_of_its_own(tmp_path: Path) -> None:
+    """The first step of AdamW moves each weight by its rate, whatever the gradient."""
+    optimiser = Optimiser(lr=1e-4, batch_size=10, epochs=1)
+    start, net = Net(), Net()
+
+    def pace(name: str) -> float:
+        return {"second": 50.0}.get(name, 1.0)
+
+    def run(made: Net, **options: object) -> None:
+        checkpoint = Checkpoint(tmp_path / "c", every_steps=1)
+        fit(made, made.loss, EXAMPLES, optimiser, seed=5, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
+
+    run(net, pace=pace)
+    slow, fast = net.first - start.first, net.second - start.second
+    torch.testing.assert_close(slow.abs(), torch.full_like(slow, 1e-4), rtol=1e-2, atol=0)
+    torch.testing.assert_close(fast.abs(), torch.full_like(fast, 5e-3), rtol=1e-2, atol=0)
+    with pytest.raises(RunError, match="another fit"):
+        run(Net())
+
+
+def test_paces_survive_a_stop(tmp_path: Path) -> None:
+    def pace(name: str) -> float:
+        return 10.0 if name == "second" else 1.0
+
+    calm, net = Net(), Net()
+    trained(tmp_path / "calm", calm, pace=pace)
+    with pytest.raises(InterruptionError):
+        trained(tmp_path / "c", Net(), pace=pace, on_step=interrupt_at(4))
+    trained(tmp_path / "c", net, pace=pace)
+    assert torch.equal(net.first, calm.first)
+    assert torch.equal(net.second, calm.second)
+
+
+def test_a_fit_can_be_ended_between_epochs(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def enough(epoch: int) -> bool:
+        seen.append(epoch)
+        torch.rand(3)  # whatever it draws must not reach the training
+        return epoch == 2
+
+    whole, ended = Net(), Net()
+    losses = trained(tmp_path / "whole", whole, after_epoch=lambda _: False).losses
+    cut = trained(tmp_path / "ended", ended, after_epoch=enough)
+    assert seen == [1, 2]
+    assert cut.losses == losses[:6]
+    assert ended.seen == whole.seen[:6]
+
+
+@pytest.mark.parametrize(("step", "told"), [(2, [1, 2]), (3, [1, 2]), (4, [2]), (6, [2])])
+def test_the_end_of_an_epoch_is_told_again_after_a_stop_at_it(
+    tmp_path: Path, step: int, told: list[int]
+) -> None:
+    with pytest.raises(InterruptionError):
+        trained(tmp_path / "fit", Net(), on_step=interrupt_at(step))
+    seen: list[int] = []
+
+    def enough(epoch: int) -> bool:
+        seen.append(epoch)
+        return epoch == 2
+
+    assert len(trained(tmp_path / "fit", Net(), after_epoch=enough).losses) == 6
+    assert seen == told
+
+
+def test_the_last_epoch_is_told_too(tmp_path: Path) -> None:
+    seen: list[int] = []
+    trained(tmp_path / "fit", Net(), after_epoch=lambda epoch: bool(seen.append(epoch)))
+    assert seen == [1, 2, 3]

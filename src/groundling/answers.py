@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from groundling.infer import map_batches
-from groundling.models.base import GREEDY, Grounder, Sampling, Writer
+from groundling.models.base import GREEDY, ExpressionSampler, Grounder, Sampling
 from groundling.progress import Progress
 from groundling.records import (
     Box,
@@ -39,7 +39,7 @@ class Answer:
 
 
 def write_all(
-    writer: Writer,
+    writer: ExpressionSampler,
     queries: Sequence[Query],
     k: int,
     sampling: Sampling,
@@ -89,7 +89,7 @@ def ground_all(
 
 
 def answer_queries(
-    writer: Writer,
+    writer: ExpressionSampler,
     grounder: Grounder,
     queries: Sequence[Query],
     *,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ def write_bytes(path: Path, data: bytes, staging: Path | None = None) -> None:
     make_folder(path.parent)
     temporary = (staging or path.parent) / f".{path.name[:80]}.tmp"
     try:
-        with temporary.open("wb") as stream:
+        with blaming(path), temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -39,7 +40,18 @@ def write_bytes(path: Path, data: bytes, staging: Path | None = None) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Inside, an error of the system that names no file, as that of a full disk, names `path`."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.filename is None:
+            fault.filename = str(path)
+        raise
 
 
 def place_folder(folder: Path, path: Path, staging: Path) -> None:
@@ -53,7 +65,7 @@ def place_folder(folder: Path, path: Path, staging: Path) -> None:
         os.sync()
     else:
         for entry in inside:
-            _sync(entry)
+            sync(entry)
     make_folder(path.parent)
     if path.exists():
         replaced = staging / "replaced"
@@ -63,7 +75,7 @@ def place_folder(folder: Path, path: Path, staging: Path) -> None:
         shutil.rmtree(replaced)
     else:
         folder.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -72,7 +84,7 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         with contextlib.suppress(PermissionError):  # a parent that may be entered but not listed
-            _sync(folder.parent)
+            sync(folder.parent)
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -91,10 +103,15 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with blaming(path):
+            os.fsync(descriptor)
+    except OSError as fault:
+        if fault.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise  # some file systems have no such call for folders
     finally:
         os.close(descriptor)
 

@@ -8,27 +8,34 @@ stopped run goes on.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from groundling.config import DirectConfig
 from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
-from groundling.data.jsonl import read_predictions, write_predictions
-from groundling.direct import answer_posts
+from groundling.data.jsonl import write_predictions
+from groundling.direct import NO_PICTURE, gathered
 from groundling.evaluate import NAMES, floors
+from groundling.infer import map_batches
 from groundling.models.base import DirectExample, DirectLearner
 from groundling.models.registry import compute_threads, open_direct
 from groundling.plan import check_fits
 from groundling.progress import Progress
 from groundling.provenance import provenance
+from groundling.records import Box, Failure, PostPrediction, Prediction, Query
 from groundling.rundir import RunDir
 from groundling.scoring.isr import score_isr
+from groundling.stage import Stage
 from groundling.team import shards, team
 from groundling.tune import Manner, fit_stage
 
 WORLD = "data"
 TUNED = "model"
 """Where a run keeps the embedded world that it drew, and what it trained."""
+
+ANSWER_CHUNK = 512
+"""Queries a chunk of answering: what a kill can cost."""
 
 
 def run_direct(config: DirectConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -88,16 +95,53 @@ def grade(run: RunDir, config: DirectConfig, corpus: Corpus, name: str, quiet: b
         model = open_direct(config.model, config.lora, config.seed, adapter)
         if shards():
             team().settle(model.module())
-        answers = stage.own_scratch()  # every process gives all answers: they come in any order
+        model.prepare([case.query.image for split in NAMES for case in corpus.cases(split)])
+        said = {split: answer(stage, model, corpus, split, quiet) for split in NAMES}
+        with stage.write_folder(f"predictions/{name}") as folder:
+            for split, predictions in said.items():
+                write_predictions(folder / f"{split}.jsonl", predictions)
         scores = {
-            called: _answer(answers / f"{split}.jsonl", corpus, split, model, quiet)
+            called: score_isr(corpus.splits[split], said[split]).to_json()
             for split, called in NAMES.items()
         }
-        with stage.write_folder(f"predictions/{name}") as folder:
-            for split in NAMES:
-                found = read_predictions(answers / f"{split}.jsonl")
-                write_predictions(folder / f"{split}.jsonl", found)
         stage.write_json(f"evaluations/{name}.json", scores)
+
+
+def answer(
+    stage: Stage, model: DirectLearner, corpus: Corpus, split: SplitName, quiet: bool
+) -> list[PostPrediction]:
+    """What the model says of each post of a split, in chunks that survive a kill."""
+    queries = [case.query for case in corpus.cases(split)]
+
+    def run(_: int, chunk: Sequence[Query]) -> list[Prediction | Failure]:
+        found = dict(model.answer(chunk))
+        return [found[place] for place in range(len(chunk))]
+
+    label = f"{stage.name} {NAMES[split]}"
+    with Progress(label, len(queries), "queries", quiet=quiet) as progress:
+        found = map_batches(
+            queries,
+            run,
+            chunk_size=ANSWER_CHUNK,
+            folder=stage.scratch / split,
+            encode=_plain,
+            decode=_prediction,
+            progress=progress,
+        )
+    by_query = dict(zip((query.id for query in queries), found, strict=True))
+    return [
+        gathered(post, [by_query.get(query.id, NO_PICTURE) for query in post.queries()])
+        for post in corpus.splits[split]
+    ]
+
+
+def _plain(said: Prediction) -> list[object]:
+    return [said.name, said.type, None if said.box is None else said.box.xyxy, said.score]
+
+
+def _prediction(row: Any) -> Prediction:
+    name, type_, box, score = row
+    return Prediction(name, type_, None if box is None else Box(*box), score=score)
 
 
 def conclude(run: RunDir, corpus: Corpus) -> dict[str, Any]:
@@ -109,13 +153,3 @@ def conclude(run: RunDir, corpus: Corpus) -> dict[str, Any]:
     metrics = {"stages": stages, "selected": "direct", "floors": floors(corpus)}
     run.write_json("metrics.json", metrics)
     return metrics
-
-
-def _answer(
-    path: Path, corpus: Corpus, split: SplitName, model: DirectLearner, quiet: bool
-) -> dict[str, Any]:
-    posts = corpus.splits[split]
-    total = sum(len(post.entities) for post in posts)
-    with Progress(f"answers {NAMES[split]}", total, "queries", quiet=quiet) as progress:
-        answer_posts(posts, model, path, {}, progress=progress)
-    return score_isr(posts, read_predictions(path)).to_json()

@@ -127,6 +127,8 @@ def collect_expressions(
         there = _held(out, wanted, expert.source)
         summary.kept = sum(want.key in there for want in wanted)
         missing = [want for want in wanted if want.key not in there]
+        if progress is not None:
+            progress.skip(sum(want.box is not None and want.key in there for want in wanted))
         for want in missing:
             if want.box is None:
                 _add(want, Expression(ABSENT, expert.source), there, journal)
@@ -158,7 +160,7 @@ def collect_expressions(
 def kind_of(failure: Failure) -> str:
     """What a failure is counted under: its reason without the part that differs by query."""
     if failure.stage == "image":
-        return "the picture cannot be read"
+        return "the picture cannot be used"
     return failure.reason.partition(": ")[0]
 
 

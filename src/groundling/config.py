@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from groundling.settings import Section, describe, dump_yaml, load_config, read_overrides
+from groundling.settings import FREE, Section, describe, dump_yaml, load_config, read_overrides
 
 __all__ = [
     "AblateConfig",
@@ -25,6 +25,7 @@ __all__ = [
     "IsrConfig",
     "LoraConfig",
     "Optimiser",
+    "SamplerConfig",
     "Section",
     "SftOptimiser",
     "ToyworldData",
@@ -114,6 +115,8 @@ class LoraConfig(Section):
     """Rank of each update (ISR §4.1: 32)."""
     alpha: Positive = 64
     """α; updates are scaled by α / rank (ISR §4.1: 64)."""
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    """The language model's layers by ends of names, as [q_proj, v_proj]; null: all linear ones."""
 
 
 class ToyworldData(Section):
@@ -167,7 +170,7 @@ class Hardware(Section):
     checkpointing: bool = False
     """Whether training computes activations twice instead of storing them."""
     load_in_4bit: bool = False
-    """Whether the base weights are held in 4 bits (NF4, bitsandbytes); adapters are not."""
+    """Whether the language model is held in 4 bits (NF4, bitsandbytes); adapters are not."""
 
 
 class WriterConfig(Hardware):
@@ -177,6 +180,27 @@ class WriterConfig(Hardware):
     """`tiny` is the embedded world's own; `local` any supported checkpoint."""
     path: str | None = None
     """Folder or hub name of its weights; null takes those the backend ships."""
+
+
+class SamplerConfig(Section):
+    """What draws the expressions of a round from π_{t−1} (ISR eq. 6; §4.1: vLLM)."""
+
+    backend: Literal["writer", "vllm", "endpoint"] = "writer"
+    """`writer` is the writer itself, `vllm` vLLM in this process, `endpoint` a vLLM server."""
+    url: Annotated[str | None, FREE] = None
+    """endpoint: base URL, such as http://HOST:PORT/v1; the server must see the run directory."""
+    settings: Annotated[dict[str, Any], FREE] = Field(default_factory=dict)
+    """endpoint: other keys of its configuration, which `groundling experts --help` lists."""
+    tolerate: Annotated[Fraction, FREE] = 0.01
+    """endpoint: share of a round's prompts that may fail there; beyond it the run stops."""
+    memory: Fraction = 0.4
+    """vllm: share of the GPU's memory that it may take while it draws."""
+
+    @model_validator(mode="after")
+    def _names_its_server(self) -> SamplerConfig:
+        if (self.url is None) == (self.backend == "endpoint"):
+            raise ValueError(f"backend {self.backend}, url {self.url}: wanted both or neither")
+        return self
 
 
 class GrounderConfig(Hardware):
@@ -191,16 +215,18 @@ class GrounderConfig(Hardware):
     beams: Count = 5
     """OFA: hypotheses kept while decoding a box (OFA's published decoding: 5)."""
     label_smoothing: Fraction = 0.1
-    """OFA: share of the target spread over the vocabulary in training (ISR §4.1: 0.1)."""
+    """OFA: share of the target spread over the vocabulary in training (OFA's own: 0.1)."""
     drop_path: Fraction = 0.2
-    """OFA: rate at which residual branches are dropped in training (ISR §4.1: 0.2)."""
+    """OFA: rate at which residual branches are dropped in training (OFA's own: 0.2)."""
     lora: LoraConfig = LoraConfig()
     """vlm: the part of the model that is trained."""
 
     @model_validator(mode="after")
-    def _can_be_tuned(self) -> GrounderConfig:
+    def _suits_its_backend(self) -> GrounderConfig:
         if self.backend == "florence2" and self.tune:
             raise ValueError("florence2 answers as published; set tune: false")
+        if self.backend != "vlm" and self.load_in_4bit:
+            raise ValueError(f"{self.backend} is not held in 4 bits; set load_in_4bit: false")
         return self
 
 
@@ -222,6 +248,8 @@ class IsrConfig(Section):
     """Expert expressions."""
     writer: WriterConfig = WriterConfig()
     """The policy π."""
+    sampler: SamplerConfig = SamplerConfig()
+    """What draws from the policy."""
     grounder: GrounderConfig = GrounderConfig()
     """The judge of expressions."""
     lora: LoraConfig = LoraConfig()
@@ -246,12 +274,22 @@ class IsrConfig(Section):
     """Prompts drawn from D_PL each round; null takes all of it (ISR Algorithm 1: a batch)."""
     strategy: Literal["full", "no-success", "no-expert"] = "full"
     """Which expressions may be chosen: the ablation of ISR Figure 3."""
-    checkpoint_every_s: Positive = 20.0
+    checkpoint_every_s: Annotated[Positive, FREE] = 20.0
     """Seconds between checkpoints within a fit: what a kill can cost. It changes no result."""
-    check_memory: bool = True
+    check_memory: Annotated[bool, FREE] = True
     """Whether to refuse a run that its device cannot hold by `groundling plan`."""
     reward_box: Literal["largest", "any"] = "largest"
     """The gold box that a reward asks for, where there are several (ISR footnote 2: largest)."""
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> IsrConfig:
+        if self.sampler.backend == "vllm" and self.writer.load_in_4bit:
+            raise ValueError(
+                "sampler vllm does not hold the base in 4 bits; set load_in_4bit: false"
+            )
+        if self.sampler.backend == "vllm" and self.writer.backend == "tiny":
+            raise ValueError("sampler vllm does not know the embedded writer; leave sampler out")
+        return self
 
     @model_validator(mode="after")
     def _leaves_prompts(self) -> IsrConfig:
@@ -277,9 +315,9 @@ class DirectConfig(Section):
     """The part of the model that is trained."""
     tuning: SftOptimiser = SftOptimiser()
     """Fine-tuning on all training queries: the largest gold box, or "absent"."""
-    checkpoint_every_s: Positive = 20.0
+    checkpoint_every_s: Annotated[Positive, FREE] = 20.0
     """Seconds between checkpoints within the fit: what a kill can cost. It changes no result."""
-    check_memory: bool = True
+    check_memory: Annotated[bool, FREE] = True
     """Whether to refuse a run that its device cannot hold by `groundling plan`."""
 
 

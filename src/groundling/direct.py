@@ -15,13 +15,14 @@ from pathlib import Path
 
 from groundling.atomic import write_bytes
 from groundling.collect import kind_of
-from groundling.data.json_lines import box_numbers
-from groundling.data.jsonl import read_predictions, write_predictions
+from groundling.data.jsonl import prediction_line, read_predictions, write_predictions
 from groundling.errors import DataError
 from groundling.journal import Journal
 from groundling.models.base import DirectGrounder
 from groundling.progress import Progress
 from groundling.records import Failure, Post, PostPrediction, Prediction, Query
+
+NO_PICTURE = Failure("the post's picture is missing", "image")
 
 
 @dataclass
@@ -83,12 +84,14 @@ def answer_posts(
         # Error records go first, so that no id comes twice while answers are appended.
         write_predictions(out, held.values())
     wanted = [post for post in posts if post.id not in held]
+    if progress is not None:
+        progress.skip(sum(len(post.entities) for post in posts if post.id in held))
     summary.kept = len(posts) - len(wanted)
     summary.left = 0 if limit is None else max(0, len(wanted) - limit)
     with Journal(out) as journal:
         for item in _answered(wanted[:limit], grounder, summary, progress):
             held[item.id] = item
-            journal.append(_line(item))
+            journal.append(prediction_line(item))
         write_predictions(out, _in_order(posts, held))
     return summary
 
@@ -100,7 +103,7 @@ def _claim(out: Path, maker: Mapping[str, object], empty: bool) -> None:
         before = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         before = None
-    if empty or before is None:
+    if empty or not isinstance(before, dict):
         write_bytes(path, (json.dumps(maker, indent=2) + "\n").encode())
     elif before != maker:
         keys = sorted(k for k in {*before, *maker} if before.get(k) != maker.get(k))
@@ -120,7 +123,9 @@ def _answered(
     for place, post in enumerate(posts):
         rows.append([None] * len(post.entities))
         if post.image is None and post.entities:
-            rows[place] = [Failure("the post's picture is missing", "image")] * len(post.entities)
+            rows[place] = [NO_PICTURE] * len(post.entities)
+            if progress is not None:
+                progress.skip(len(post.entities))
         if None in rows[place]:
             queries += [(place, index, query) for index, query in enumerate(post.queries())]
         else:
@@ -137,44 +142,30 @@ def _answered(
 def _gathered(
     post: Post, row: Sequence[Prediction | Failure | None], summary: Answered
 ) -> PostPrediction:
-    """A post's answers, or its first failure."""
-    failures = [said for said in row if isinstance(said, Failure)]
-    summary.failed.update(map(kind_of, failures))
-    if failures:
+    """What is said of a post, counted."""
+    item = gathered(post, row)
+    summary.failed.update(kind_of(said) for said in row if isinstance(said, Failure))
+    if item.failure is not None:
         summary.failed_posts += 1
-        return PostPrediction(post.id, failure=failures[0])
+        return item
+    summary.posts += 1
+    summary.boxes += sum(one.box is not None for one in item.predictions)
+    summary.absent += sum(one.box is None for one in item.predictions)
+    return item
+
+
+def gathered(post: Post, row: Sequence[Prediction | Failure | None]) -> PostPrediction:
+    """The answers to a post's entities, in order, or the first failure among them."""
+    failure = next((said for said in row if isinstance(said, Failure)), None)
     predictions = tuple(
         replace(said, start=entity.start, end=entity.end)
         for entity, said in zip(post.entities, row, strict=True)
         if isinstance(said, Prediction)
     )
-    summary.posts += 1
-    summary.boxes += sum(item.box is not None for item in predictions)
-    summary.absent += sum(item.box is None for item in predictions)
-    return PostPrediction(post.id, predictions)
+    return PostPrediction(post.id, predictions if failure is None else (), failure)
 
 
 def _in_order(posts: Sequence[Post], held: dict[str, PostPrediction]) -> list[PostPrediction]:
     """All lines: those of the posts in their order, then what else the file held."""
     first = dict.fromkeys(post.id for post in posts if post.id in held)
     return [held[key] for key in (*first, *(key for key in held if key not in first))]
-
-
-def _line(item: PostPrediction) -> dict[str, object]:
-    """A line as `write_predictions` would write it."""
-    if item.failure is not None:
-        return {
-            "id": item.id,
-            "error": {"reason": item.failure.reason, "stage": item.failure.stage},
-        }
-    entities = [
-        {
-            "name": one.name,
-            "type": one.type,
-            "box": None if one.box is None else box_numbers(one.box),
-            "start": one.start,
-            "end": one.end,
-        }
-        for one in item.predictions
-    ]
-    return {"id": item.id, "entities": entities}

@@ -12,9 +12,9 @@ from groundling.data.jsonl import write_predictions
 from groundling.models.base import GREEDY, Grounder, Sampling, Writer
 from groundling.progress import Progress
 from groundling.records import Failure, PostPrediction
-from groundling.rundir import Stage
 from groundling.scoring.floors import mean_person_norm, score_floors
 from groundling.scoring.isr import score_isr
+from groundling.stage import Stage
 
 NAMES: dict[SplitName, str] = {"dev": "validation", "test": "test"}
 """The splits that are evaluated, and what `metrics.json` calls them."""

@@ -30,19 +30,20 @@ def _from_file(cases: Sequence[Case], path: Path) -> dict[str, str]:
         (row.post_id, row.name, row.type): row.expression for row in read_expressions(path)
     }
     experts: dict[str, str] = {}
-    missing = 0
+    missing: list[str] = []
     for case in cases:
         post_id = case.query.id.rpartition("#")[0]
         found = written.get((post_id, case.entity.name, case.entity.type))
         if not case.entity.groundable:
             experts[case.query.id] = ABSENT
         elif found is None or found.absent:
-            missing += 1
+            missing.append(f"{case.query.name} ({case.query.type}) in post {post_id}")
         else:
             experts[case.query.id] = found.text
     if missing:
         raise DataError(
             path,
-            f"{missing} groundable entities have no expression; collect them or leave them out",
+            f"{len(missing)} groundable entities have no expression, the first {missing[0]}; "
+            "collect them with `groundling experts`, or write them in",
         )
     return experts

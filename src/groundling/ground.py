@@ -87,9 +87,9 @@ class EntityGrounder:
     ) -> None:
         self.tuned = tuned
         self.source = source
-        self._writer = writer
-        self._grounder = grounder
-        self._sampling = Sampling(GREEDY.temperature, max_new_tokens)
+        self.writer = writer
+        self.grounder = grounder
+        self.max_new_tokens = max_new_tokens
         self._names = names
 
     @classmethod
@@ -149,11 +149,11 @@ class EntityGrounder:
         queries = make_queries(image, entities)
         load_image(image)  # a bad picture is the caller's to hear of, not a failure of each entity
         answers = answer_queries(
-            self._writer,
-            self._grounder,
+            self.writer,
+            self.grounder,
             queries,
             source=self.source,
-            sampling=self._sampling,
+            sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
         )
         return [self._answered(*pair) for pair in zip(queries, answers, strict=True)]
 
@@ -166,7 +166,7 @@ class EntityGrounder:
             answer.expression.text,
             answer.box,
             answer.expression.logprob,
-            True if (query.name, query.type) in self._names else self._writer.knows(query),
+            True if (query.name, query.type) in self._names else self.writer.knows(query),
         )
 
 

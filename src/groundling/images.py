@@ -20,6 +20,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,9 @@ MAX_PIXELS = 64_000_000
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 """The decoders in use, by Pillow's names."""
+
+OpenImage = Callable[[str], Image.Image]
+"""How a path becomes an RGB picture; raises ImageError."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {

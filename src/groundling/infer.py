@@ -70,13 +70,14 @@ def map_batches(
         for index, chunk in enumerate(chunks)
     ]
 
+    us = team()
+
     def made(job: _Job[T]) -> list[str]:
         lines = [_encoded(result, encode) for result in _run(fn, job.index, job.chunk)]
         if us.leader or not us.sharded:
             _store(job.path, job.digest, lines)
         return lines
 
-    us = team()
     if us.size > 1:
         _share_out(us, jobs, made, progress)
     for job in jobs:

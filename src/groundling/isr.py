@@ -9,7 +9,7 @@ directory: a step that is done is not done again, and one that was cut short goe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from groundling.rounds import (
     judged_row,
     read_drawn,
     read_rewards,
+    refuse_losses,
     summarise,
 )
 from groundling.tune import start_writer, tune_grounder, update_writer
@@ -42,17 +43,24 @@ PAIR_CHUNK = 512
 
 
 def run_isr(
-    config: IsrConfig, out: Path, *, quiet: bool = False, base: Path | None = None
+    config: IsrConfig,
+    out: Path,
+    *,
+    quiet: bool = False,
+    base: Path | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run Algorithm 1 into the directory `out`, or go on where it was stopped.
 
     `base` is a finished run whose common stages are taken over instead of being done again.
+    `watch` is called with each event of the run as it happens, such as the start and the end of a
+    stage; what it raises stops the run, which can go on later.
     Returns what `metrics.json` says. Raises RunError for a directory of another configuration and
     InputError where the models do not fit their device.
     """
     if config.check_memory:
         check_fits(config)
-    with Workbench.open(config, out, quiet=quiet) as bench:
+    with Workbench.open(config, out, quiet=quiet, watch=watch) as bench:
         if base is not None:
             bench.adopt(base)
         bench.gather()  # posts, pictures, expert expressions; D_SFT and D_PL
@@ -110,7 +118,10 @@ def sample_prompts(bench: Workbench, t: int) -> list[Case]:
 
 
 def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
-    """K expressions a prompt from π_{t−1}; what cannot be written is recorded with its reason."""
+    """K expressions a prompt from π_{t−1}; what cannot be written is recorded with its reason.
+
+    Raises RunError where an endpoint leaves too much unanswered: those are asked again next time.
+    """
     stage = bench.run.stage(f"round-{t}-draw", after=[bench.stage_of(t - 1)])
     if stage.done:
         return
@@ -118,7 +129,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
     queries = [case.query for case in prompts]
     with stage, bench.progress(stage.name, len(queries), "prompts") as progress:
         rows = write_all(
-            bench.writer_at(t - 1),
+            bench.sampler_at(t - 1, stage.scratch),
             queries,
             config.samples,
             Sampling(config.temperature, config.max_new_tokens),
@@ -127,6 +138,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
             stage.scratch,
             progress,
         )
+        refuse_losses(rows, config.sampler.tolerate, stage.name)
         drawn = [
             Drawn(query.id, k, expression.text, expression.source, expression.logprob)
             for query, row in zip(queries, rows, strict=True)

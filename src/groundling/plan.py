@@ -22,6 +22,7 @@ from groundling.planning.outline import ChatOutline
 from groundling.planning.page import gib
 from groundling.planning.pictures import RULES, PictureTokens, Size, picture_tokens
 from groundling.planning.stages import BOX_TOKENS, Model, Stage, plan_stages
+from groundling.team import shards, team
 from groundling.toyworld.scene import SIZE_PX
 
 OVERRIDE = "check_memory"
@@ -124,7 +125,9 @@ def plan_run(recipe: IsrConfig | DirectConfig, device: Device) -> Plan:
     if device.speed is not None:
         durations = plan_durations(config, writer, grounder, counts, device.speed, device.count)
     if direct:
-        stages = [Stage(_renamed(stage.name), stage.parts, stage.planned) for stage in stages]
+        if durations:  # all processes give all answers
+            durations["evaluation"] *= device.count
+        stages = [_without_grounder(stage) for stage in stages]
         durations = {_renamed(name): seconds for name, seconds in durations.items()}
         changes = {_renamed(key): value for key, value in changes.items()}
     return Plan(
@@ -134,7 +137,7 @@ def plan_run(recipe: IsrConfig | DirectConfig, device: Device) -> Plan:
         writer,
         grounder,
         tuple(stages),
-        plan_disk(config, writer, grounder, counts),
+        plan_disk(config, writer, grounder, counts, data.sizes),
         durations,
         changes,
         mended,
@@ -156,6 +159,11 @@ def as_isr(config: DirectConfig) -> IsrConfig:
     )
 
 
+def _without_grounder(stage: Stage) -> Stage:
+    parts = {name: size for name, size in stage.parts.items() if name != "grounder"}
+    return Stage(_renamed(stage.name), parts, stage.planned)
+
+
 def _renamed(key: str) -> str:
     """A stage or dotted key of an ISR run as a direct baseline calls it."""
     first, dot, rest = key.partition(".")
@@ -163,18 +171,19 @@ def _renamed(key: str) -> str:
 
 
 def check_fits(config: IsrConfig | DirectConfig) -> None:
-    """Refuse, with InputError, to start a run that its device cannot hold; nothing for `tiny`.
+    """Refuse, with InputError, to start a run that its device cannot hold.
 
-    The error says what to change, and the key that goes on regardless.
+    The error says what to change, and the key that goes on regardless. Nothing is refused where all
+    models are `tiny`, nor where a team shares out its parameters (FSDP), which is not planned.
     """
     if isinstance(config, DirectConfig):
         first, tiny = config.model, config.model.backend == "tiny"
     else:
         first = config.writer
         tiny = first.backend == config.grounder.backend == "tiny"
-    if tiny:
+    if tiny or shards():
         return
-    plan = plan_run(config, find_device(first.device))
+    plan = plan_run(config, find_device(first.device, devices=team().size))
     if not plan.fits:
         raise InputError(f"{plan.verdict}; {OVERRIDE}=false starts it all the same")
 
@@ -200,7 +209,8 @@ def find_device(
     speed = speed_of(name or found)
     if speed is None and room is None and found == "cpu" and timed_dtype is not None:
         flops = meta.measure_flops(timed_dtype)
-        speed = Speed(flops, CPU_BYTES_S, f"this machine: {flops / 1e9:.0f} GFLOP/s measured")
+        told = f"this machine: {flops / 1e9:.0f} GFLOP/s measured"
+        speed = Speed(flops, CPU_BYTES_S, told, measured=True)
     return Device(name or (found if room is None else "as told"), room or free, devices, speed)
 
 
@@ -208,7 +218,7 @@ def open_models(config: IsrConfig, sizes: Sequence[Size]) -> tuple[Model, Model]
     """Writer and grounder as outlines, with the pictures as each sees them."""
     from groundling.models import meta
 
-    writer = meta.outline_writer(config.writer)
+    writer = meta.outline_writer(config.writer, config.lora.targets)
     grounder = meta.outline_grounder(config.grounder)
     seen = _pictures(writer, sizes, config.writer.max_pixels)
     box_pictures = None
@@ -227,10 +237,13 @@ def _pictures(outline: ChatOutline, sizes: Sequence[Size], max_pixels: int | Non
 def read_data(config: IsrConfig) -> Data:
     """Picture sizes and entity counts of the recipe's data; nothing where it is not at hand.
 
-    Sizes are those in the annotations, which posts without a groundable entity do not have.
+    Sizes are those in the annotations, which posts without a groundable entity do not have; the
+    embedded world has a picture for each query at most.
     """
-    if config.data.toyworld is not None:
-        return Data(((SIZE_PX, SIZE_PX),), None)
+    world = config.data.toyworld
+    if world is not None:
+        most = world.train_queries + world.validation_queries + world.test_queries
+        return Data(((SIZE_PX, SIZE_PX),) * most, None)
     assert config.data.gmner is not None
     source = Path(config.data.gmner.source)
     return _read_release(source) if source.is_dir() else Data((), None)

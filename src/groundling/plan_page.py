@@ -35,7 +35,8 @@ def notes(plan: Plan) -> list[str]:
         found.append(f"activations of {plan.grounder.outline.name} are not counted")
     if plan.device.count > 1:
         found.append(
-            f"each device holds the models whole and takes 1/{plan.device.count} of a batch"
+            "each device holds the models whole; of a batch that is trained on it takes "
+            f"1/{plan.device.count}, but it draws, scores and grounds whole batches of its own"
         )
     return found
 

@@ -14,6 +14,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "peft",
+    "bitsandbytes",
     "safetensors",
     "tokenizers",
     "numpy",

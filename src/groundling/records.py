@@ -7,14 +7,76 @@ Coordinates are pixels of the original image, as annotated; nothing here rescale
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from groundling.errors import InputError
 
-EntityType = Literal["PER", "LOC", "ORG", "MISC"]
+EntityType: TypeAlias = str
+"""A type of a scheme, in its own spelling: `PER`, `aircraft`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """The entity types that a data set marks.
+
+    `written` gives the spelling on disk where it differs. `descriptions` say what a type covers,
+    for those who are asked to find it.
+    """
+
+    name: str
+    types: tuple[EntityType, ...]
+    written: Mapping[EntityType, str] = field(default_factory=dict)
+    descriptions: Mapping[EntityType, str] = field(default_factory=dict)
+
+    def parse(self, text: str) -> EntityType:
+        """The type that `text` names, its own or the written one, letter case folded.
+
+        Raises InputError for anything else.
+        """
+        folded = text.strip().casefold()
+        for kind in self.types:
+            if folded in (kind.casefold(), self.on_disk(kind).casefold()):
+                return kind
+        raise InputError(f"unknown entity type {text!r}; wanted one of {', '.join(self.types)}")
+
+    def on_disk(self, kind: EntityType) -> str:
+        """How files of the data set spell a type."""
+        return self.written.get(kind, kind)
+
+
 ENTITY_TYPES: tuple[EntityType, ...] = ("PER", "LOC", "ORG", "MISC")
+
+TWITTER = Scheme(
+    "twitter",
+    ENTITY_TYPES,
+    {"MISC": "OTHER"},
+    {
+        "PER": "a person by name, also a character or a nickname that stands for one",
+        "LOC": "a place by name: country, city, street, building, landscape",
+        "ORG": "an organisation by name: company, team, band, party, school, newspaper",
+        "MISC": "another named thing: event, work, product, award, nationality, animal by name",
+    },
+)
+"""Twitter-GMNER: its OTHER is the papers' MISC. The descriptions are ours."""
+
+CCKS = Scheme(
+    "ccks",
+    ("aircraft", "vehicle", "vessel", "weapon", "location", "other"),
+    {},
+    {
+        "aircraft": "a model or a single craft that flies: plane, helicopter, drone",
+        "vehicle": "a model or a single vehicle on land: tank, truck, armoured carrier",
+        "vessel": "a ship, boat or submarine, by class or by its own name",
+        "weapon": "a named weapon or weapon system: gun, missile, radar-guided launcher",
+        "location": "a place by name: country, region, city, base, sea",
+        "other": "another named thing: unit, exercise, organisation, person",
+    },
+)
+"""CCKS 2025 GMNER, military posts. The descriptions are ours."""
+
+SCHEMES = {scheme.name: scheme for scheme in (TWITTER, CCKS)}
 
 ABSENT = "The entity does not appear in the image"
 """The expert expression s_u of an ungroundable entity (ISR §3.2)."""
@@ -26,16 +88,11 @@ others, something else or nothing, or words outside the world's language."""
 
 
 def parse_entity_type(text: str) -> EntityType:
-    """Return the entity type named by `text`; OTHER (Twitter-GMNER's word) is MISC.
+    """The type of Twitter-GMNER named by `text`; its word OTHER is MISC.
 
     Raises InputError for anything outside PER, LOC, ORG, MISC, OTHER (case folded).
     """
-    folded = text.strip().upper()
-    if folded == "OTHER":
-        return "MISC"
-    if folded not in ENTITY_TYPES:
-        raise InputError(f"unknown entity type {text!r}; wanted one of PER, LOC, ORG, MISC")
-    return folded
+    return TWITTER.parse(text)
 
 
 def is_absent(expression: str) -> bool:
@@ -81,6 +138,24 @@ class Box:
         return shared / union if union > 0 else 0.0
 
 
+UNPLACED = Box(0, 0, 0, 0)
+"""The box of an entity that is said, or not denied, to be in the picture, nobody says where.
+
+It overlaps nothing, so it is wrong under every rule: what is not told is never read as "absent".
+"""
+
+Size: TypeAlias = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The sizes of a picture: as annotated, and as a model was given it (in pixels)."""
+
+    original_wh_px: Size
+    resized_wh_px: Size
+
+
 @dataclass(frozen=True, slots=True)
 class Entity:
     """A gold mention: tokens [start, end) of its post, and its gold boxes (none: ungroundable)."""
@@ -103,13 +178,31 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
+class Mention:
+    """A mention that a tagger found: tokens [start, end) of its post, with its type.
+
+    `confidence` is how probable it is, in [0, 1], that exactly this mention is right; None where
+    the tagger does not say.
+    """
+
+    start: int
+    end: int
+    type: EntityType
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Post:
-    """A text with its picture and gold entities; `image` is a path, or None where none is found."""
+    """A text with its picture and gold entities; `image` is a path, or None where none is found.
+
+    `knowledge` is what somebody else, a language model for instance, has to say about the post.
+    """
 
     id: str
     tokens: tuple[str, ...]
     entities: tuple[Entity, ...] = ()
     image: str | None = None
+    knowledge: str = ""
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundling.corpus import Case
+from groundling.errors import RunError
 from groundling.preferences import Choice, Drop
 from groundling.records import Expression, Failure, Grounded, Verdict
 
@@ -42,6 +43,9 @@ class Judged:
     verdict: str | None
     failure: str | None
 
+
+PASSING = ("api", "budget")
+"""Stages of failures that may not happen again."""
 
 DRAWN_SCHEMA = pa.schema(
     [
@@ -76,6 +80,20 @@ def judged_row(
     score = grounded.score if isinstance(grounded, Grounded) else None
     value, failure = (None, outcome.reason) if isinstance(outcome, Failure) else (outcome, None)
     return Judged(query_id, k, value, x1, y1, x2, y2, score, verdict, failure)
+
+
+def refuse_losses(rows: Sequence[list[Expression] | Failure], tolerate: float, stage: str) -> None:
+    """Raise RunError where more than a share `tolerate` of the queries failed at an endpoint.
+
+    Such failures pass, unlike a picture that cannot be read, so the stage is better run again.
+    """
+    lost = [row for row in rows if isinstance(row, Failure) and row.stage in PASSING]
+    if len(lost) > tolerate * len(rows):
+        raise RunError(
+            f"{stage}: {len(lost)} of {len(rows)} prompts failed at the endpoint, first: "
+            f"{lost[0].reason}; run again to ask for these alone, or raise sampler.tolerate "
+            f"({tolerate:g})"
+        )
 
 
 def read_drawn(path: Path) -> dict[str, list[Expression]]:

@@ -35,7 +35,16 @@ class Section(BaseModel):
 
 C = TypeVar("C", bound=Section)
 
-_NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+FREE = "changes no result"
+"""Marks a field (`Annotated[..., FREE]`) that a run may be continued with another value of."""
+
+_NOUNS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list[str]: "a list of texts",
+}
 _SIGNS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")}
 
 
@@ -92,6 +101,18 @@ def describe(model: type[Section]) -> str:
         lines.append(f"  {key}: {_type_words(field)} ({default})")
         lines.append(f"      {field.description or ''}".rstrip())
     return "\n".join(lines)
+
+
+def decisive(model: type[Section], dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a dumped configuration decides results: all but the fields marked FREE."""
+    found = {}
+    for name, value in dumped.items():
+        field = model.model_fields.get(name)
+        if field is not None and FREE in field.metadata:
+            continue
+        section = _section(field) if field is not None and isinstance(value, Mapping) else None
+        found[name] = value if section is None else decisive(section, value)
+    return found
 
 
 class _Loader(yaml.SafeLoader):
@@ -226,17 +247,23 @@ def _kinds(annotation: Any) -> list[tuple[Any, tuple[Any, ...]]]:
 
 def _type_words(field: FieldInfo) -> str:
     """A field's type and limits in words: `a number > 0`, `largest | any`, `text or null`."""
+    return _words(field.annotation, field.metadata)
+
+
+def _words(annotation: Any, limits: Sequence[Any] = ()) -> str:
     words = []
-    for kind, extras in _kinds(field.annotation):
+    for kind, extras in _kinds(annotation):
         if get_origin(kind) is Literal:
             words.append(" | ".join(str(choice) for choice in get_args(kind)))
+        elif get_origin(kind) is list:
+            words.append(f"a list of {_words(*get_args(kind))}")
         elif isinstance(kind, type) and issubclass(kind, Section):
             words.append("a section of " + ", ".join(kind.model_fields))
         elif kind is NoneType:
             words.append("null")
         else:
-            limits = _limits((*extras, *field.metadata))
-            words.append(f"{_NOUNS.get(kind, str(kind))} {' and '.join(limits)}".rstrip())
+            told = " and ".join(_limits((*extras, *limits)))
+            words.append(f"{_NOUNS.get(kind, str(kind))} {told}".rstrip())
     return " or ".join(words)
 
 

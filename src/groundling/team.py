@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
+
+from groundling.errors import RunError
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +44,28 @@ def shards() -> bool:
     return size() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
 
 
+@contextlib.contextmanager
+def in_company() -> Iterator[None]:
+    """Inside, to wait in vain for another process is a RunError: why it ended, that one says."""
+    try:
+        yield
+    except RuntimeError as fault:
+        if size() == 1 or not _is_loss_of_another(fault):
+            raise
+        reason = str(fault).partition("\n")[0]
+        raise RunError(
+            f"process {os.environ.get('RANK')} of {size()} was left by another one, which has "
+            f"ended or hangs; see what that one says, then start all of them again ({reason})"
+        ) from fault
+
+
+def _is_loss_of_another(fault: RuntimeError) -> bool:
+    """Whether a collective failed: NCCL and the store have errors of their own, gloo has not."""
+    distributed = sys.modules.get("torch.distributed")
+    own = getattr(distributed, "DistError", ())
+    return isinstance(fault, own) or "gloo" in str(fault).lower()
+
+
 class Team:
     """`size` processes, of which this is number `rank`; number 0 leads.
 
@@ -50,6 +76,10 @@ class Team:
     def __init__(self) -> None:
         self.size = size()
         self.rank = 0
+        self.counts = True
+        """Whether the examples in hand count: set by `counting`."""
+        self.in_step = False
+        """Whether every process runs the same model on the same input: set by `assembled`."""
         self.sharded = shards()
         if self.size > 1:
             self._meet()
@@ -61,7 +91,11 @@ class Team:
 
         # transformers would open checkpoints in the leader alone and leave the others' empty
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        gpus = torch.cuda.is_available()
+        # gloo beside NCCL: models that stay on the CPU, and who is lost is noticed at once
+        state = PartialState(
+            cpu=not gpus, backend="cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE
+        )
         self.rank = int(state.process_index)
         self._device = torch.device(state.device)
 
@@ -82,7 +116,7 @@ class Team:
         import torch
         from torch import distributed
 
-        added = torch.tensor(values, dtype=torch.float64, device=self._device)
+        added = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(added)
         return [float(value) for value in added.tolist()]
 
@@ -100,13 +134,33 @@ class Team:
         """The small value that the leader has; what the others bring is ignored."""
         return self.gather(value if self.leader else None)[0]  # type: ignore[return-value]
 
+    def agreed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What was drawn; while all run the same model in step, what the leader has drawn.
+
+        Its next passes are everybody's, so they must not depend on how each one rounds.
+        """
+        if self.in_step:
+            from torch import distributed
+
+            distributed.broadcast(tokens, 0)
+        return tokens
+
+    @contextlib.contextmanager
+    def counting(self, counts: bool) -> Iterator[None]:
+        """Inside, the examples in hand count, or they are computed only to keep in step."""
+        self.counts = counts
+        try:
+            yield
+        finally:
+            self.counts = True
+
     def settle(self, module: torch.nn.Module) -> None:
         """Share a model's parameters out, where this team does that and it has not been done.
 
         Layers are the modules of the classes that `accelerate launch` names
         (`--fsdp_transformer_layer_cls_to_wrap`) or that the model itself holds together.
         """
-        if not self.sharded or is_sharded(module):
+        if not self.sharded or is_sharded(module) or module in _WHOLE:
             return
         import torch
         from torch.distributed.device_mesh import init_device_mesh
@@ -123,8 +177,8 @@ class Team:
 
     def wrap(self, step: torch.nn.Module, module: torch.nn.Module) -> Wrapped:
         """`step`, whose forward pass uses `module`, with gradients averaged over the team."""
-        if self.sharded:
-            self.settle(module)
+        self.settle(module)
+        if is_sharded(module):
 
             def hold(held: bool) -> AbstractContextManager[None]:
                 module.set_requires_gradient_sync(not held)  # type: ignore[operator]
@@ -133,6 +187,7 @@ class Team:
             return Wrapped(lambda batch: _within(module, lambda: step(batch)), hold)
         from torch.nn.parallel import DistributedDataParallel
 
+        # without that, buckets would change after a first step, and a resumed fit have another one
         copied = DistributedDataParallel(step, find_unused_parameters=True)
         return Wrapped(copied, lambda held: copied.no_sync() if held else contextlib.nullcontext())
 
@@ -169,6 +224,19 @@ def is_sharded(module: Any) -> bool:
     return hasattr(module, "unshard")
 
 
+_WHOLE: WeakSet[torch.nn.Module] = WeakSet()
+
+
+def keep_whole(module: torch.nn.Module) -> None:
+    """Never share this model's parameters out; in training, every process has a copy.
+
+    So must be a model that makes more passes for some batches than for others: all processes take
+    part in every pass over a shared-out model, so that one which makes fewer leaves the rest
+    waiting.
+    """
+    _WHOLE.add(module)
+
+
 @contextlib.contextmanager
 def assembled(module: Any) -> Iterator[None]:
     """Inside, a shared-out model can be run part by part, without gradients, by all in step."""
@@ -176,9 +244,11 @@ def assembled(module: Any) -> Iterator[None]:
         yield
         return
     module.unshard()
+    team().in_step = True
     try:
         yield
     finally:
+        team().in_step = False
         module.reshard()
 
 

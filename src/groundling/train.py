@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,11 @@ _WINDOW = 32  # batches that are sorted by length together; longer windows pad a
 
 def equal_weight(_: object) -> float:
     """Every example counts alike."""
+    return 1.0
+
+
+def equal_pace(_: str) -> float:
+    """Every parameter learns at the same rate."""
     return 1.0
 
 
@@ -81,15 +86,20 @@ def fit(
     on_step: Callable[[StepReport], None] | None = None,
     length: Callable[[T], int] | None = None,
     weight: Callable[[T], float] = equal_weight,
+    pace: Callable[[str], float] = equal_pace,
+    after_epoch: Callable[[int], bool] | None = None,
 ) -> FitSummary:
     """Minimise `loss` (mean over a batch) over `model.trainable()`.
 
-    `length` (in any unit) makes batches of similar examples, to waste less padding. Where
-    `optimiser.micro_batch` cuts a batch into parts, `weight` is what an example counts for in the
-    mean (its tokens, where the mean is over tokens), so that the parts add up to the whole. A file
-    at the `checkpoint` path is continued; it stays there when the fit is done. Without examples
-    there are no steps. Raises RunError for a loss or gradient that is not finite, before the update
-    it would have spoilt, and for a checkpoint of another fit.
+    `length` (in any unit) makes batches of similar examples, to waste less padding. Where a batch
+    is cut, by `optimiser.micro_batch` or among processes, `weight` is what an example counts for in
+    the mean (its tokens, where the mean is over tokens), so that the parts add up to the whole.
+    `pace` multiplies the learning rate of a parameter, by its name: a head may have to run ahead of
+    what was pre-trained. A file at the `checkpoint` path is continued; it stays there when the fit
+    is done. Without examples there are no steps. `after_epoch` is told how many epochs are done,
+    after each one, and ends the fit by returning True; after a stop it may be told of an epoch
+    again. Raises RunError for a loss or gradient that is not finite, before the update it would
+    have spoilt, and for a checkpoint of another fit.
     """
     if isinstance(checkpoint, Path):
         checkpoint = Checkpoint(checkpoint)
@@ -97,8 +107,10 @@ def fit(
     step_of = alone(loss) if us.size == 1 else us.wrap(_Step(model.module(), loss), model.module())
     steps = optimiser.epochs * math.ceil(len(examples) / optimiser.batch_size)
     lengths = None if length is None else [length(example) for example in examples]
-    fingerprint = _fingerprint(optimiser, seed, len(examples))
-    state = _State(model.trainable(), optimiser, fingerprint, us)
+    parameters = model.trainable()
+    paces = {name: pace(name) for name in parameters}
+    fingerprint = _fingerprint(optimiser, seed, len(examples), paces)
+    state = _State(parameters, paces, optimiser, fingerprint, us)
     with torch.random.fork_rng(devices=state.cuda_devices):
         torch.manual_seed(_stream(seed, us.rank))
         if checkpoint is not None:
@@ -106,6 +118,8 @@ def fit(
         stored_s = time.monotonic()
         for batch in _remaining(len(examples), optimiser, seed, lengths, len(state.losses)):
             step = len(state.losses)
+            if _ends(after_epoch, step, steps // optimiser.epochs, us):
+                break
             lr = learning_rate(step, steps, optimiser)
             chosen = [examples[index] for index in batch]
             parts = _parts(chosen, optimiser.micro_batch, weight, us)
@@ -115,7 +129,17 @@ def fit(
                 stored_s = time.monotonic()
             if on_step is not None:
                 on_step(StepReport(step + 1, steps, state.losses[-1], lr, norm))
+        else:
+            _ends(after_epoch, steps, steps // optimiser.epochs, us)
     return FitSummary(steps, tuple(state.losses))
+
+
+def _ends(after_epoch: Callable[[int], bool] | None, step: int, per_epoch: int, us: Team) -> bool:
+    """Whether the fit is over before `step`: asked between epochs, and the leader's word counts."""
+    if after_epoch is None or step == 0 or step % per_epoch:
+        return False
+    with torch.random.fork_rng():
+        return us.broadcast(after_epoch(step // per_epoch))
 
 
 class _Step(torch.nn.Module):
@@ -212,10 +236,11 @@ def _stream(seed: int, rank: int, done: int = 0) -> int:
     return int.from_bytes(told[:7], "little")
 
 
-def _fingerprint(optimiser: Optimiser, seed: int, count: int) -> str:
+def _fingerprint(optimiser: Optimiser, seed: int, count: int, paces: Mapping[str, float]) -> str:
     """What a checkpoint must have in common with the fit that continues it."""
-    told = json.dumps([optimiser.model_dump(mode="json"), seed, count], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    unequal = {name: pace for name, pace in paces.items() if pace != 1.0}
+    told = [optimiser.model_dump(mode="json"), seed, count, *([unequal] if unequal else [])]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 class _State:
@@ -224,6 +249,7 @@ class _State:
     def __init__(
         self,
         parameters: dict[str, torch.nn.Parameter],
+        paces: Mapping[str, float],
         optimiser: Optimiser,
         fingerprint: str,
         us: Team,
@@ -236,8 +262,13 @@ class _State:
         )
         self._fingerprint = fingerprint
         self._max_grad_norm = optimiser.max_grad_norm
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            groups.setdefault(paces[name], []).append(parameter)
         self.adamw = torch.optim.AdamW(
-            list(parameters.values()), lr=optimiser.lr, weight_decay=optimiser.weight_decay
+            [{"params": group, "pace": pace} for pace, group in groups.items()],
+            lr=optimiser.lr,
+            weight_decay=optimiser.weight_decay,
         )
 
     def update(
@@ -248,7 +279,7 @@ class _State:
         total = 0.0
         many = self._team.size  # whose gradients are averaged, where the batch wants their sum
         for index, (part, share) in enumerate(parts):
-            with step_of.hold(index + 1 < len(parts)):
+            with step_of.hold(index + 1 < len(parts)), self._team.counting(share > 0):
                 value = step_of(part)
                 if share * many != 1.0:
                     value = value * (share * many)
@@ -261,7 +292,7 @@ class _State:
         norm = whole(clipped).item()
         self._demand_finite("gradient norm", norm)
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["pace"]
         self.adamw.step()
         self.losses.append(total)
         return norm

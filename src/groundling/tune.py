@@ -20,8 +20,8 @@ from groundling.models.base import (
     Writer,
 )
 from groundling.progress import Progress
-from groundling.rundir import Stage
-from groundling.train import Checkpoint, FitSummary, StepReport, equal_weight, fit
+from groundling.stage import Stage
+from groundling.train import Checkpoint, FitSummary, StepReport, equal_pace, equal_weight, fit
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +116,8 @@ def fit_stage(
     how: Manner,
     length: Callable[[T], int] | None = None,
     weight: Callable[[T], float] = equal_weight,
+    pace: Callable[[str], float] = equal_pace,
+    after_epoch: Callable[[int], bool] | None = None,
 ) -> FitSummary:
     """`train.fit` within a stage: checkpoints in its scratch, a progress line, an event."""
     with Progress(stage.name, unit="steps", quiet=how.quiet) as progress:
@@ -133,12 +135,14 @@ def fit_stage(
             on_step=report,
             length=length,
             weight=weight,
+            pace=pace,
+            after_epoch=after_epoch,
         )
     tail = summary.losses[-20:]
     stage.event(
         "fitted",
         examples=len(examples),
-        steps=summary.steps,
+        steps=len(summary.losses),
         first_loss=summary.losses[0] if summary.losses else None,
         last_loss=sum(tail) / len(tail) if tail else None,
     )

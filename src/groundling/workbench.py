@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from groundling.config import IsrConfig, dump_yaml
+from groundling.config import IsrConfig
 from groundling.corpus import (
     Case,
     Corpus,
@@ -27,13 +28,19 @@ from groundling.data.expressions_jsonl import EntityExpression, write_expression
 from groundling.errors import RunError
 from groundling.evaluate import floors
 from groundling.experts import collect_experts
-from groundling.models.base import Grounder, Writer
-from groundling.models.registry import compute_threads, open_grounder, open_writer
+from groundling.models.base import ExpressionSampler, Grounder, Sampler, Writer
+from groundling.models.registry import (
+    compute_threads,
+    open_grounder,
+    open_sampler,
+    open_writer,
+)
 from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
 from groundling.rundir import RunDir, stored_config
+from groundling.settings import decisive
 from groundling.team import shards, team
 from groundling.tune import Manner
 
@@ -59,12 +66,21 @@ class Workbench:
         self.grounder_stage = ["grounder"] if config.grounder.tune else []
         self._writer: Writer | None = None
         self._tuned: Grounder | None = None
-        self._name = hashlib.sha256(dump_yaml(config).encode()).hexdigest()[:8]
+        self._sampler: Sampler | None = None
+        self._name = _name_of(config)
 
     @classmethod
-    def open(cls, config: IsrConfig, out: Path, *, quiet: bool = False) -> Workbench:
-        """Create or continue the run directory `out`."""
+    def open(
+        cls,
+        config: IsrConfig,
+        out: Path,
+        *,
+        quiet: bool = False,
+        watch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Workbench:
+        """Create or continue the run directory `out`; `watch` is told its events (`RunDir`)."""
         run = RunDir.open(out, config, provenance(threads=compute_threads()))
+        run.watch = watch
         return cls(config, run, quiet)
 
     def adopt(self, base: Path) -> None:
@@ -89,6 +105,8 @@ class Workbench:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._sampler is not None:
+            self._sampler.close()
         self.run.close()
 
     # ------------------------------------------------------------------------------------- data
@@ -159,6 +177,15 @@ class Workbench:
         else:
             self._writer.load_adapter(self.run.path / f"writer/round-{round_}")
         return self._writer
+
+    def sampler_at(self, round_: int, scratch: Path) -> ExpressionSampler:
+        """What draws from π_t: the writer itself, unless the configuration names a faster way."""
+        if self.config.sampler.backend == "writer":
+            return self.writer_at(round_)
+        if self._sampler is None:
+            self._sampler = open_sampler(self.config)
+        self._sampler.follow(self.run.path / f"writer/round-{round_}", scratch)
+        return self._sampler
 
     def writer_named(self, name: str) -> Writer:
         """The writer that an evaluation is named for: untuned, sft, round-N."""
@@ -236,6 +263,12 @@ class Workbench:
         metrics = {"stages": stages, "selected": best["name"], "floors": floors(self.corpus)}
         self.run.write_json("metrics.json", metrics)
         return metrics
+
+
+def _name_of(config: IsrConfig) -> str:
+    """Eight hexadecimal digits of all that decides results."""
+    text = json.dumps(decisive(IsrConfig, config.model_dump(mode="json")), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _part(config: IsrConfig, keys: set[str]) -> dict[str, Any]:

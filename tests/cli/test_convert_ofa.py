@@ -101,6 +101,13 @@ def test_without_a_vocabulary(small, config, tmp_path, capsys):
     assert {f.name for f in out.iterdir()} == {"config.json", "model.safetensors"}
 
 
+def test_into_the_empty_folder_that_one_is_in(small, config, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert convert(small, ".", "--config", config) == 0
+    assert (tmp_path / "here" / "model.safetensors").is_file()
+
+
 def test_half_precision_is_kept(small, config, tmp_path):
     checkpoint = torch.load(small, weights_only=False)
     checkpoint["model"] = {
@@ -130,6 +137,12 @@ def test_refusals_leave_nothing(small, config, words, tmp_path, capsys):
     refused("no file of torch.save, or a damaged one", tmp_path / "text.pt", out)
     torch.save({"weights": {}}, tmp_path / "other.pt")
     refused("wanted a table with 'model' in it", tmp_path / "other.pt", out)
+    torch.save({"model": {1: torch.zeros(2)}}, tmp_path / "numbers.pt")
+    refused("tensors by name", tmp_path / "numbers.pt", out)
+    torch.save({"model": {"encoder.embed_tokens.weight": 3}}, tmp_path / "three.pt")
+    refused("tensors by name", tmp_path / "three.pt", out)
+    torch.save({"model": {"encoder.embed_tokens.weight": torch.tensor(3.0)}}, tmp_path / "0d.pt")
+    refused("no published size of OFA has these tensors", tmp_path / "0d.pt", out)
     torch.save({"cfg": Settings(), "model": {}}, tmp_path / "guest.pt")
     refused("Settings, which is not loaded because it could run code", tmp_path / "guest.pt", out)
     refused("no OFA vocabulary here", small, out, "--config", config, "--tokenizer", tmp_path)

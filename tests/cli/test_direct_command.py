@@ -67,6 +67,16 @@ def test_errors_are_records_and_are_asked_again(direct: Direct, tmp_path: Path) 
     assert [one.failure for one in read_predictions(tmp_path / "p.jsonl")] == [None] * 5
 
 
+def test_a_reason_that_cannot_be_written_does_not_spoil_the_file(
+    direct: Direct, tmp_path: Path
+) -> None:
+    with FaultServer(refused(400, "bad \ud83d thing")) as server:
+        assert direct(server).code == 1
+        assert direct(server).code == 1
+    reasons = {one.failure.reason for one in read_predictions(tmp_path / "p.jsonl") if one.failure}
+    assert reasons == {"HTTP 400: bad ? thing"}
+
+
 def test_another_convention_wants_another_file(direct: Direct) -> None:
     with FaultServer(script=knows_all) as server:
         direct(server)

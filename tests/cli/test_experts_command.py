@@ -159,6 +159,7 @@ def test_a_refused_key_ends_the_run_in_one_line(collect: Collect, tmp_path: Path
         (["--out", "e.txt"], "ends in .jsonl"),
         (["--out", "/nowhere/e.jsonl"], "in a folder that is there"),
         (["--images", "nowhere"], "no such image folder"),
+        (["--format", "twitter-gmner"], "a file; twitter-gmner is a folder"),
     ],
 )
 def test_bad_calls_in_one_line(collect: Collect, words: list[str], message: str) -> None:
@@ -168,6 +169,48 @@ def test_bad_calls_in_one_line(collect: Collect, words: list[str], message: str)
     assert message in done.err
     assert done.err.count("\n") == 1
     assert server.asked == []
+
+
+def test_an_answer_that_cannot_be_written_does_not_spoil_the_file(
+    collect: Collect, tmp_path: Path
+) -> None:
+    def script(asked: Asked) -> Act:
+        act = by_shade(asked)
+        return said("the man \ud83d") if b"post 3" in (act.body or b"") else act
+
+    with FaultServer(script=script) as server:
+        done = collect(server)
+        assert done.code == 1
+        assert "1 × holds half a surrogate pair" in done.out
+    assert texts(tmp_path) == [text for text in WHOLE if text != "post 3"]
+    with FaultServer(script=by_shade) as server:
+        assert collect(server).code == 0
+        assert len(server.asked) == 1
+    assert texts(tmp_path) == WHOLE
+
+
+def test_a_correction_in_a_last_line_without_its_end_stays(
+    collect: Collect, tmp_path: Path
+) -> None:
+    with FaultServer(script=by_shade) as server:
+        collect(server)
+        lines = (tmp_path / "e.jsonl").read_text().splitlines()
+        moved = [*lines[1:], lines[0].replace("post 0", "mended").replace("expert:m", "human")]
+        (tmp_path / "e.jsonl").write_text("\n".join(moved))
+        done = collect(server, "--json")
+    assert (done.json["kept"], len(server.asked)) == (12, 6)
+    assert texts(tmp_path) == ["mended", *WHOLE[1:]]
+
+
+def test_the_data_is_not_written_over(collect: Collect, tmp_path: Path) -> None:
+    posts = tmp_path / "posts.jsonl"
+    posts.write_bytes(posts.read_bytes().rstrip())
+    before = posts.read_bytes()
+    with FaultServer(said("x")) as server:
+        done = collect(server, "--out", posts)
+    assert done.code == 2
+    assert "this is the data to ask about; name another file" in done.err
+    assert posts.read_bytes() == before
 
 
 def test_a_source_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -107,6 +107,19 @@ def gmner_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """The path of a file or folder beside the checkout; skips the test where it is not there."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{name} is not in ../shared/data beside the checkout")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def gmner_22() -> Path:
     folder = SHARED / "twitter-gmner-22"
     if not folder.is_dir():

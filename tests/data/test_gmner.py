@@ -50,7 +50,7 @@ def test_the_picture_size_stays_beside_the_posts(release: Any) -> None:
     split = read_gmner(src, "test")
     assert split.xml_sizes == {"p1": (31, 41)}
     names = {field.name for field in dataclasses.fields(split.posts[0])}
-    assert names == {"id", "tokens", "entities", "image"}
+    assert names == {"id", "tokens", "entities", "image", "knowledge"}
 
 
 def test_every_mention_gets_all_the_boxes(release: Any) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import saved
 import small_release
 import tiny_families
 from test_resume import run_until_killed
@@ -110,8 +111,37 @@ def command(config: IsrConfig, folder: Path) -> list[str]:
 )
 def test_the_whole_flow(writer: str, grounder: str, tmp_path: Path) -> None:
     """Killed once in the middle of fine-tuning and once in the middle of round 1, then finished."""
-    config = recipe(tmp_path, writer, grounder)
-    call, run = command(config, tmp_path), tmp_path / "run"
+    run_through(recipe(tmp_path, writer, grounder), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", ["qwen2_vl", "mllama"])
+def test_the_whole_flow_in_4_bits(writer: str, tmp_path: Path) -> None:
+    """Base weights of both models packed, and adapters on attention alone."""
+    pytest.importorskip("bitsandbytes")
+    paths = {}
+    for kind, name in (("writer", writer), ("grounder", "qwen3_vl")):
+        with pytest.MonkeyPatch.context() as patch:
+            model, processor = saved.build(name, patch)
+        paths[kind] = str(tmp_path / f"{kind}-64")
+        model.save_pretrained(paths[kind])
+        processor.save_pretrained(paths[kind])
+    whole = recipe(tmp_path, writer, "vlm")
+    config = whole.model_copy(
+        update={
+            "writer": WriterConfig(backend="local", path=paths["writer"], load_in_4bit=True),
+            "grounder": GrounderConfig(backend="vlm", path=paths["grounder"], load_in_4bit=True),
+            "lora": LoraConfig(targets=["q_proj", "k_proj", "v_proj", "o_proj"]),
+        }
+    )
+    assert run_through(config, tmp_path) == ""
+    stored = json.loads((tmp_path / "run/writer/round-2/adapter_config.json").read_text())
+    assert stored["target_modules"].endswith("(q_proj|k_proj|v_proj|o_proj)")
+
+
+def run_through(config: IsrConfig, folder: Path) -> str:
+    """Kill a run twice, finish it and check what it leaves; what the last call told on stderr."""
+    call, run = command(config, folder), folder / "run"
     for stage in ("sft", "round-1-prefer"):
         assert run_until_killed(call, run, stage, 0.2), f"{stage} ended before it was killed"
     done = subprocess.run(call, capture_output=True, text=True, check=False)
@@ -129,6 +159,7 @@ def test_the_whole_flow(writer: str, grounder: str, tmp_path: Path) -> None:
     assert sum(told["dropped"].get("no failure", 0) for told in rounds) > 0, "no dropped prompt"
     moved = [(run / f"writer/round-{t}/adapter_model.safetensors").read_bytes() for t in (0, 1, 2)]
     assert len(set(moved)) == 3
+    return done.stderr
 
 
 @pytest.fixture(scope="module")

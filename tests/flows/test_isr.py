@@ -17,7 +17,7 @@ from groundling.isr import run_isr
 from groundling.models.registry import open_writer
 from groundling.records import Post, Query, is_absent
 from groundling.rounds import read_drawn, read_rewards
-from groundling.rundir import read_events
+from groundling.rundir import read_events, stored_config
 from groundling.scoring import score_isr
 from groundling.workbench import Workbench
 
@@ -166,6 +166,26 @@ def test_another_configuration_is_refused(finished_run: Path, small_config: IsrC
     other = small_config.model_copy(update={"samples": 2})
     with pytest.raises(RunError, match="samples: was 4, is 2"):
         run_isr(other, finished_run, quiet=True)
+
+
+def test_a_run_whose_adapter_is_on_other_layers_trains_its_own(
+    finished_run: Path, small_config: IsrConfig, tmp_path: Path
+) -> None:
+    lora = LoraConfig(targets=["q_proj", "v_proj"])
+    other = small_config.model_copy(update={"lora": lora})
+    with Workbench.open(other, tmp_path / "other", quiet=True) as bench:
+        bench.adopt(finished_run)
+        bench.gather()
+        assert bench.run.stage("grounder", after=["data"]).done
+        assert not bench.run.stage("sft", after=["data"]).done
+    trained = open_writer(other.writer, other.lora, other.seed).trainable()
+    assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in trained} == {
+        "q_proj",
+        "v_proj",
+    }
+    assert stored_config(tmp_path / "other", IsrConfig) == other
+    with pytest.raises(RunError, match=r"lora\.targets: was \['q_proj', 'v_proj'\], is None"):
+        run_isr(small_config, tmp_path / "other", quiet=True)
 
 
 def test_a_run_adopts_what_it_shares(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import small_release
 import tiny_families
+from test_resume import artefacts, started
 
 from groundling.config import (
     DirectConfig,
@@ -56,18 +60,26 @@ def recipe(folder: Path) -> IsrConfig:
     )
 
 
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def launcher(way: str) -> list[str]:
+    """What stands between `python -m` and the command."""
+    return [
+        *("accelerate.commands.launch", *WAYS[way], "--num_processes", "2"),
+        *("--main_process_port", "0", "-m"),
+    ]
+
+
 def run_both(words: list[str], way: str, folder: Path) -> tuple[Path, Path]:
     """A command by one process and by two; the run directories they left."""
-    launch = ["accelerate.commands.launch", *WAYS[way], "--num_processes", "2"]
-    launch += ["--main_process_port", "0", "-m"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    for name, prefix in (("one", []), ("two", launch)):
+    for name, prefix in (("one", []), ("two", launcher(way))):
         done = subprocess.run(
             [sys.executable, "-m", *prefix, "groundling", *words, "--out", str(folder / name)],
             capture_output=True,
             text=True,
             check=False,
-            env=env,
+            env=ENV,
             timeout=500,
         )
         assert done.returncode == 0, done.stderr
@@ -96,6 +108,42 @@ def same_predictions(one: Path, two: Path, stages: tuple[str, ...]) -> None:
                     [(e.expression, e.box) for e in post.predictions] for post in (mine, theirs)
                 ]
                 assert said[0] == said[1]
+
+
+def kill_in(command: list[str], run: Path, stage: str, delay_s: float) -> None:
+    """Start a launch; `delay_s` after a stage has begun, kill it and all that it started."""
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV)
+    while not started(run, stage):
+        assert process.poll() is None, f"it ended before {stage}"
+        time.sleep(0.05)
+    time.sleep(delay_s)
+    family = [process, *process.children(recursive=True)]
+    assert len(family) > 2
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", list(WAYS))
+def test_a_launch_that_is_killed_goes_on_to_the_bit(
+    way: str, small_config: IsrConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_yaml(small_config.model_copy(update={"rounds": 1})))
+    command = [sys.executable, "-m", *launcher(way), "groundling", "isr", "--quiet"]
+    command += ["--config", str(path), "--out"]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    for stage, delay_s in (("grounder", 1.0), ("sft", 1.0), ("round-1-update", 0.5)):
+        kill_in([*command, str(killed)], killed, stage, delay_s)
+    for run in (calm, killed):
+        subprocess.run([*command, str(run)], env=ENV, check=True, timeout=500)
+    expected, got = dict(artefacts(calm)), dict(artefacts(killed))
+    assert got.keys() == expected.keys()
+    assert [name for name in got if got[name] != expected[name]] == []
+    kinds = [event["kind"] for event in read_events(killed)]
+    assert kinds.count("continued") == 3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 for folder in (Path(__file__).parent, Path(__file__).parents[1]):
     sys.path.insert(0, str(folder))
 
+import client_calls  # noqa: E402
 import tiny  # noqa: E402
 
 from groundling.models.local import LocalWriter  # noqa: E402
@@ -21,6 +22,12 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key where clients look for it."""
+    monkeypatch.setenv("OPENAI_API_KEY", client_calls.KEY)
 
 
 @pytest.fixture(scope="module")

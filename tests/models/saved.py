@@ -86,7 +86,7 @@ def _sizes(words: Any) -> dict[str, Any]:
     return {
         **_SIZES(words),
         "hidden_size": 64,
-        "intermediate_size": 160,
+        "intermediate_size": 192,
         "num_hidden_layers": 4,
         "num_attention_heads": 8,
     }
@@ -123,20 +123,29 @@ def tiny_rope() -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
 
 
-def writer(
-    family: str, monkeypatch: Any, dtype: torch.dtype, rank: int, checkpointing: bool
-) -> LocalWriter:
-    """A random writer of the family that runs through its own forward pass."""
+def build(family: str, monkeypatch: Any) -> tuple[Any, Any]:
+    """A random model of that configuration in evaluation mode, and its processor."""
     config, processor = configuration(family, monkeypatch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+    return model.eval(), processor
+
+
+def writer(
+    family: str,
+    monkeypatch: Any,
+    dtype: torch.dtype,
+    rank: int,
+    checkpointing: bool,
+    targets: Sequence[str] | None = None,
+) -> LocalWriter:
+    """A random writer of the family that runs through its own forward pass."""
+    model, processor = build(family, monkeypatch)
     picture = Image.new("RGB", (112, 112), (90, 120, 30))
     resources = Resources(open_image=lambda _: picture, checkpointing=checkpointing, engine="stock")
-    adapter = Adapter(rank, 8.0, 0)
-    return LocalWriter.from_parts(
-        model.to(dtype).eval(), processor, adapter=adapter, resources=resources
-    )
+    adapter = Adapter(rank, 8.0, 0, targets)
+    return LocalWriter.from_parts(model.to(dtype), processor, adapter=adapter, resources=resources)
 
 
 def preferences(count: int) -> Sequence[Preference]:

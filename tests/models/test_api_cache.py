@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_calls import ask, chat, client
 from fault_server import FaultServer, said
-from test_api_client import ask, chat, client
 
 from groundling.models.api.cache import AnswerCache
 from groundling.models.api.wire import Chat, Choice, answer_key, asked_digest, draw_seed

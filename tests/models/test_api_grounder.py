@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from client_calls import endpoint
 from fault_server import Act, FaultServer, said
 from PIL import Image
-from test_api_writer import endpoint
 
 from groundling.prompts import as_text, direct_messages
 from groundling.records import ABSENT, Box, Failure, Prediction, Query

@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from client_calls import PRICES, USAGE, FakeClock, ask, chat, client
 from fault_server import Act, FaultServer, completion, refused, said
-from test_api_client import PRICES, USAGE, FakeClock, ask, chat, client
 
 from groundling.errors import InputError
 from groundling.models.api.ledger import Ledger, Reservation, Spent

@@ -61,8 +61,15 @@ def test_sent_sizes(size: tuple[int, int], most: int | None, multiple: int) -> N
     assert min(wide, high) >= multiple
     if multiple == 1 and (most is None or size[0] * size[1] <= most):
         assert (wide, high) == size
-    if most is not None and size[0] * size[1] > most and min(wide, high) > multiple:
+    if most is not None and min(wide, high) > multiple:
         assert wide * high <= most
+
+
+def test_rounding_up_does_not_pass_the_limit() -> None:
+    """Else a server that keeps to the same limit would resize once more, and so move its boxes."""
+    assert 1001 * 1001 < 1_003_520 < 1008 * 1008
+    assert sent_size((1001, 1001), 1_003_520, 28) == (980, 980)
+    assert sent_size((1001, 980), 1_003_520, 28) == (1008, 980)
 
 
 def test_the_gold_box_is_outlined_in_green_and_hides_nothing_of_what_it_holds() -> None:
@@ -105,6 +112,12 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert encoder.encode(paths[3]) is first[3]
     assert encoder.encode(paths[0]) is not first[0]
     assert encoder.encode(paths[0]) == first[0]
+
+
+@pytest.mark.parametrize("box", [Box(120, 0, 150, 80), Box(-9, -9, 0, 0), Box(5, 5, 5, 20)])
+def test_a_box_outside_its_picture_is_not_drawn(box: Box, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"120\.png: box .* not in its picture of 120 × 80 px"):
+        PictureEncoder(None).encode(photo(tmp_path), box)
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from client_calls import endpoint
 from fault_server import Act, Asked, FaultServer, completion, refused, said
 from PIL import Image
 
 from groundling.errors import InputError
 from groundling.models.base import GREEDY, Sampling
-from groundling.models.endpoints import Endpoint, endpoint_config
 from groundling.prompts import as_text, writer_messages
 from groundling.records import Expression, Failure, Query
 
@@ -22,11 +22,6 @@ def photo(tmp_path: Path) -> str:
     path = tmp_path / "photo.png"
     Image.linear_gradient("L").convert("RGB").resize((60, 40)).save(path)
     return str(path)
-
-
-def endpoint(where: FaultServer, **settings: object) -> Endpoint:
-    base = {"endpoint": where.url, "model": "m", "api_key_env": None, "backoff_s": 0.001}
-    return Endpoint(endpoint_config(base | settings))
 
 
 def query(photo: str, name: str = "Neymar") -> Query:
@@ -117,10 +112,18 @@ def test_more_choices_than_asked_for_are_left(photo: str) -> None:
 
 
 def test_one_bad_sample_makes_the_query_a_failure(photo: str) -> None:
-    act = said("a", "b wit", "c", finish=["stop", "length", "stop"])
+    act = said("a", "b", "c", finish=["stop", "content_filter", "stop"])
     with FaultServer(act) as server, endpoint(server) as place:
         rows = place.writer().sample([query(photo)], 3, SAMPLING, 0, SOURCE)
-    assert rows == [Failure("cut off at 32 tokens; raise max_tokens", "answer")]
+    assert rows == [Failure("withheld by a content filter", "answer")]
+
+
+def test_a_sample_that_is_cut_stays_without_a_logprob(photo: str) -> None:
+    tokens = [[("a", -0.5), ("<|im_end|>", -0.25)], [("b", -0.5), (" wit", -0.25)]]
+    body = completion("a", "b wit", finish=["stop", "length"], logprobs=tokens)
+    with FaultServer(Act(body=body)) as server, endpoint(server, server="vllm") as place:
+        rows = place.writer().sample([query(photo)], 2, SAMPLING, 0, SOURCE)
+    assert rows == [[Expression("a", SOURCE, -0.75), Expression("b wit", SOURCE, None)]]
 
 
 @pytest.mark.parametrize(

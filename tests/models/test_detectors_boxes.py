@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.florence2.processing_florence2 import Florence2PostProcessor
 
+from groundling.errors import InputError
 from groundling.models.detectors.boxes import CentreBox, LocationGrid
 from groundling.records import Box, Failure
 
@@ -25,11 +26,11 @@ def ordered(draw: tuple[float, float], side: int) -> tuple[float, float]:
 def test_pixels_to_centre_and_back(size, across, down) -> None:
     (x1, x2), (y1, y2) = ordered(across, size[0]), ordered(down, size[1])
     box = Box(x1, y1, x2, y2)
-    centre = CentreBox.of(box, size)
-    if centre is None:
-        assert box.area < 1e-6 * size[0] * size[1]
+    if box.area == 0:
+        with pytest.raises(InputError, match="is empty or not in its picture"):
+            CentreBox.of(box, size)
         return
-    back = centre.to_pixels(size)
+    back = CentreBox.of(box, size).to_pixels(size)
     if isinstance(back, Failure):
         assert box.area < 1e-6 * size[0] * size[1]
         return
@@ -64,7 +65,8 @@ def test_a_share_outside_the_convention_is_no_box(size, wrong, place) -> None:
 def test_a_gold_box_loses_what_is_outside() -> None:
     assert CentreBox.of(Box(-10, 5, 50, 10), (100, 10)) == CentreBox(0.25, 0.75, 0.5, 0.5)
     for box in (Box(100, 0, 120, 5), Box(5, 5, 5, 9), Box(9, 5, 5, 9), Box(0, 0, math.nan, 5)):
-        assert CentreBox.of(box, (100, 10)) is None
+        with pytest.raises(InputError, match="is empty or not in its picture of 100 × 10 px"):
+            CentreBox.of(box, (100, 10))
 
 
 @given(SIZES, BINS, BINS, BINS, BINS)

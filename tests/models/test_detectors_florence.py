@@ -15,6 +15,7 @@ from groundling.images import load_image
 from groundling.models.base import GroundingExample
 from groundling.models.detectors import FlorenceGrounder
 from groundling.models.detectors.boxes import LocationGrid
+from groundling.models.grounding import NO_NUMBER
 from groundling.records import Box, Failure, Grounded
 
 SIZES = [(64, 48), (30, 90)]
@@ -210,6 +211,16 @@ def test_an_untrained_model_gives_failures(model: FlorenceGrounder, pictures: li
     found = model.ground([(path, "the man") for path in pictures])
     assert all(isinstance(answer, Failure) and answer.stage == "parse" for answer in found)
     assert model.ground([]) == []
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_numbers_that_are_none_are_no_answer(
+    checkpoint: Path, pictures: list[str], beams: int
+) -> None:
+    model = FlorenceGrounder.load(checkpoint, beams=beams, max_new_tokens=24)
+    with torch.no_grad():
+        model.model.model.multi_modal_projector.image_proj_norm.bias.fill_(math.nan)
+    assert model.ground([(pictures[0], "the man")]) == [Failure(NO_NUMBER, "model")]
 
 
 def test_a_picture_is_seen_once(taught: Path, pictures: list[str]) -> None:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from groundling.config import SftOptimiser
 from groundling.errors import DataError, ImageError, InputError
+from groundling.models import checkpoints
 from groundling.models.base import GREEDY, Demonstration, Preference, Sampling
 from groundling.models.checkpoints import read_known_names
 from groundling.models.local import Adapter, LocalWriter, Resources
@@ -219,6 +220,13 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(InputError, match="model type 'llama' is not supported"):
         LocalWriter.load(tmp_path)
+
+
+def test_4_bits_without_bitsandbytes_are_refused_in_one_line(checkpoint, monkeypatch):
+    monkeypatch.setattr(checkpoints, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(InputError) as caught:
+        LocalWriter.load(checkpoint, four_bit=True)
+    assert str(caught.value) == ("load_in_4bit needs bitsandbytes; install groundling[quantised]")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import tiny
+import tiny_families
 import torch
 from peft import PeftModel
 from stock import inputs
 
 from groundling.errors import InputError
 from groundling.models import lora
+from groundling.models.chat import Resources
 from groundling.models.local import Adapter, LocalWriter
 
 PEFT_ASKS_BY_AN_OLD_NAME = "ignore:`is_gradient_checkpointing`:FutureWarning"  # transformers 5.23
@@ -145,3 +147,102 @@ def test_half_precision_is_not_merged(writer):
     layer = lora._layers(writer.model)[0]
     with lora.merged(writer.model):
         assert layer.merged_adapters == []
+
+
+# ------------------------------------------------------------------------------------- targets
+
+
+def parts():
+    return tiny.model(), tiny.processor()
+
+
+def on(*targets: str) -> LocalWriter:
+    """A tiny writer with a moved adapter on these layers."""
+    made = LocalWriter.from_parts(
+        *parts(),
+        adapter=Adapter(4, 8, 0, targets),
+        resources=Resources(open_image=tiny.picture),
+    )
+    tiny.move(made)
+    return made
+
+
+def layers(writer: LocalWriter) -> set[str]:
+    return {name.rpartition(".lora_")[0].partition(".layers.")[2] for name in writer.trainable()}
+
+
+def rewrite_targets(folder, targets) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": targets}))
+
+
+def test_targets_are_the_ends_of_layers_names():
+    assert layers(on("q_proj", "v_proj")) == {
+        f"{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj")
+    }
+    assert layers(on("mlp.down_proj", "layers.1.self_attn.o_proj")) == {
+        "0.mlp.down_proj",
+        "1.mlp.down_proj",
+        "1.self_attn.o_proj",
+    }
+
+
+@pytest.mark.filterwarnings(PEFT_ASKS_BY_AN_OLD_NAME)
+def test_targets_stay_within_the_language_model(tmp_path):
+    """The tower of LLaVA-NeXT has layers of the same names; nor does PEFT by itself adapt them."""
+    writer = LocalWriter.from_parts(
+        *tiny_families.build("llava_next"), adapter=Adapter(4, 8, 0, ["q_proj", "v_proj"])
+    )
+    assert len(writer.trainable()) == 2 * 2 * 2
+    assert all(".language_model.layers." in name for name in writer.trainable())
+    writer.save_adapter(tmp_path)
+    alone = PeftModel.from_pretrained(tiny_families.build("llava_next")[0], tmp_path)
+    assert {name for name, _ in alone.named_parameters() if "lora_" in name} == set(
+        writer.trainable()
+    )
+
+
+@pytest.mark.parametrize("name", ["v_porj", "qkv", "lm_head", "mlp", "proj", ""])
+def test_a_target_that_names_no_layer_of_the_language_model_is_refused(name):
+    """Misspelt; of the tower; the head; no linear layer; part of a name; nothing."""
+    with pytest.raises(InputError) as caught:
+        on("q_proj", name)
+    assert str(caught.value) == (
+        f"lora.targets: got {name!r}; wanted linear layers of the language model by the ends of "
+        "their names, such as down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    )
+
+
+def test_a_stored_adapter_is_opened_on_its_own_layers(tmp_path):
+    before = on("q_proj", "v_proj")
+    before.save_adapter(tmp_path)
+    opened = LocalWriter.from_parts(
+        *parts(), adapter=tmp_path, resources=Resources(open_image=tiny.picture)
+    )
+    assert same(weights(before), weights(opened))
+    words = ["the man"] * 6
+    assert opened.score(tiny.QUERIES, words) == before.score(tiny.QUERIES, words)
+    rewrite_targets(tmp_path, ["v_proj", "q_proj"])  # as programs store that adapt by list
+    assert same(weights(before), weights(LocalWriter.from_parts(*parts(), adapter=tmp_path)))
+
+
+def test_an_adapter_on_other_layers_is_refused(writer, tmp_path):
+    on("q_proj", "v_proj").save_adapter(tmp_path)
+    with pytest.raises(InputError, match=r"adapter on q_proj, v_proj; wanted down_proj, gate_proj"):
+        writer.load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (".*(q_proj|qkv)", r"no adapter can be on model\.visual\.blocks\.0\.attn\.qkv; wanted"),
+        (".*norm", r"no adapter can be on model\.language_model\.\S*norm; wanted"),
+        ("nonesuch", "no adapter can be on nonesuch; wanted linear layers"),
+        (None, "no adapter can be on"),
+    ],
+)
+def test_a_stored_adapter_that_cannot_be_opened_is_refused(targets, message, tmp_path):
+    on("q_proj").save_adapter(tmp_path)
+    rewrite_targets(tmp_path, targets)
+    with pytest.raises(InputError, match=message):
+        LocalWriter.from_parts(*parts(), adapter=tmp_path)

@@ -98,7 +98,7 @@ def test_safetensors_must_be_whole(checkpoint, tmp_path, capsys):
     with pytest.raises(InputError, match=r"adapter\.weight is unknown"):
         OFAGrounder.load(folder)
     (folder / "model.safetensors").write_bytes(b"12345678 not safetensors")
-    with pytest.raises(InputError, match="no OFA checkpoint that can be opened"):
+    with pytest.raises(InputError, match="no checkpoint that can be opened"):
         OFAGrounder.load(folder)
 
 

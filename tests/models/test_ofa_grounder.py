@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from groundling.config import GrounderOptimiser
 from groundling.errors import ImageError, InputError
 from groundling.images import load_image
 from groundling.models.base import Grounder, GroundingExample
+from groundling.models.grounding import NO_NUMBER, Compute
 from groundling.models.ofa import OFAGrounder
 from groundling.models.ofa.inputs import clean_expression, prompt, squeeze
 from groundling.records import Box, Failure, Grounded
@@ -229,10 +232,31 @@ def test_what_loss_refuses(grounder, pictures, tmp_path):
     good = examples(pictures)[0]
     with pytest.raises(ImageError, match="no such file"):
         grounder.loss([GroundingExample(str(tmp_path / "x.png"), "red", good.box)])
-    with pytest.raises(InputError, match="not in its picture"):
+    with pytest.raises(InputError, match=rf"^{re.escape(good.image)}: box .* not in its picture"):
         grounder.loss([GroundingExample(good.image, "red", Box(64, 0, 80, 64))])
     with pytest.raises(InputError, match="is empty"):
         grounder.loss([GroundingExample(good.image, "!", good.box)])
+
+
+def test_a_long_expression_is_cut_to_what_the_encoder_reads(grounder, pictures):
+    long = "left " * 79 + "x" * 500  # 80 words, as OFA reads them, and too many tokens
+    row, most = grounder._prompt(clean_expression(long)), grounder.model.encoder.max_tokens
+    assert len(row) == most
+    assert grounder.tokenizer.decode(row).endswith('xxx " describe?')
+    assert grounder._prompt("red") == grounder.tokenizer.encode(prompt("red"))
+    whole, short = grounder.ground([(pictures[0], long), (pictures[0], "red")])
+    assert type(whole) in (Grounded, Failure)
+    assert short == grounder.ground([(pictures[0], "red")])[0]
+    assert grounder.loss([GroundingExample(pictures[0], long, Box(1, 1, 9, 9))]).isfinite()
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_numbers_that_are_none_are_no_answer(grounder, pictures, constrained):
+    grounder.constrained = constrained
+    with torch.no_grad():
+        grounder.model.encoder.layer_norm.bias.fill_(math.nan)
+    (found,) = grounder.ground([(pictures[0], "red")])
+    assert found == Failure(NO_NUMBER, "model")
 
 
 def test_unconstrained_answers_may_be_failures(checkpoint, pictures):
@@ -252,7 +276,7 @@ def test_greedy_and_other_options(checkpoint, pictures):
     assert OFAGrounder.load(checkpoint, beams=1).ground([(pictures[0], "red")])
     smaller = OFAGrounder.load(checkpoint, patch_image_size=32)
     assert (smaller.grid.side_px, smaller.grid.last) == (32, 500)
-    half = OFAGrounder.load(checkpoint, dtype=torch.bfloat16, gradient_checkpointing=True)
+    half = OFAGrounder.load(checkpoint, Compute(dtype=torch.bfloat16), gradient_checkpointing=True)
     assert half.model.dtype == torch.bfloat16
     assert half.model.encoder.gradient_checkpointing
     half.loss(examples(pictures)[:2]).backward()
@@ -260,7 +284,7 @@ def test_greedy_and_other_options(checkpoint, pictures):
 
 
 def test_pictures_stay_in_their_folder(checkpoint, pictures, tmp_path):
-    confined = OFAGrounder.load(checkpoint, image_root=tmp_path)
+    confined = OFAGrounder.load(checkpoint, Compute(image_root=tmp_path))
     (answer,) = confined.ground([(pictures[0], "red")])
     assert isinstance(answer, Failure)
     assert answer.stage == "image"
@@ -269,7 +293,7 @@ def test_pictures_stay_in_their_folder(checkpoint, pictures, tmp_path):
     def closed(path: str) -> Image.Image:
         raise ImageError(f"{path}: closed today")
 
-    (answer,) = OFAGrounder.load(checkpoint, open_image=closed).ground([("a.png", "red")])
+    (answer,) = OFAGrounder.load(checkpoint, Compute(open_image=closed)).ground([("a.png", "red")])
     assert answer == Failure("a.png: closed today", "image")
 
 

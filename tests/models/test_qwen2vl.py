@@ -7,6 +7,7 @@ from stock import inputs, logprob
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from groundling.errors import ImageError, InputError
+from groundling.models import qwen2vl
 from groundling.models.packing import Prompt, Row, answer_logprobs
 from groundling.models.qwen2vl import PictureRules, Qwen2VL, Qwen2VLProcessor, prompt_positions
 
@@ -41,6 +42,24 @@ def test_features_equal_the_stock_tower_for_mixed_sizes(net, model, processor):
     assert [tokens.grid for tokens in ours] == [(2, 2), (2, 4), (3, 3), (2, 2), (3, 2), (2, 4)]
     for mine, theirs in zip(ours, stock, strict=True):
         torch.testing.assert_close(mine.features, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tower_takes_no_more_patches_than_it_may(net, monkeypatch):
+    pictures = [net.rules.fit(tiny.picture(f"square-{seed}")) for seed in range(5)]
+    alone = [net.look([picture])[0].features for picture in pictures]
+    taken = []
+    tower = net.tower
+    monkeypatch.setattr(
+        net, "tower", lambda patches, grid: taken.append(len(patches)) or tower(patches, grid)
+    )
+    monkeypatch.setattr(qwen2vl, "TOWER_PATCHES", 40)  # a square has 16
+    together = net.look(pictures)
+    assert taken == [2, 2, 1]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.features, other, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(qwen2vl, "TOWER_PATCHES", 1)
+    net.look(pictures)
+    assert taken[3:] == [1] * 5
 
 
 def test_positions_equal_the_models_rope_index(model, processor):

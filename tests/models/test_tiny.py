@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
 import torch
+from full_disk import files_up_to
 from PIL import Image
 
 from groundling.config import GrounderOptimiser
@@ -173,7 +175,7 @@ def test_a_failure_stands_in_its_place(pictures: list[str], tmp_path: Path) -> N
     found = grounder().ground(requests)
     kinds = [type(answer) for answer in found]
     assert kinds == [Grounded, Failure, Failure, Failure, Grounded]
-    assert [a.stage for a in found if isinstance(a, Failure)] == ["ground"] * 3
+    assert [a.stage for a in found if isinstance(a, Failure)] == ["image", "ground", "image"]
     assert close(found[0], grounder().ground(requests[:1])[0], 1e-3)
     assert grounder().ground(requests[1:4]) == found[1:4]
     assert grounder().ground([]) == []
@@ -230,6 +232,13 @@ def test_a_bad_picture_stops_training(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------- storing
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
+    grounder = small_run.grounder()
+    refused = pytest.raises(InputError, match=r"the weights cannot be written: .*too large")
+    with files_up_to(4096), refused:
+        grounder.save(tmp_path)
 
 
 def test_what_is_saved_answers_alike(pictures: list[str], tmp_path: Path) -> None:

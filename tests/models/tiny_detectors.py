@@ -29,7 +29,7 @@ from transformers.models.grounding_dino.image_processing_pil_grounding_dino impo
     GroundingDinoImageProcessorPil,
 )
 
-from groundling.models.detectors.opening import quiet_library
+from groundling.models.quiet import quiet_library
 
 WORDS = ["the", "a", "red", "blue", "square", "circle", "on", "left", "right", "of", "in", "person"]
 WORDS += ["man", "beside", "##s", ",", "mr", "bean", "3", "5"]

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from groundling import __version__
-from groundling.errors import GroundlingError
+from groundling.errors import GroundlingError, InputError
+from groundling.team import in_company, size
 
 COMMANDS = {
     "demo": "groundling.cli.demo",
@@ -29,11 +30,17 @@ COMMANDS = {
     "experts": "groundling.cli.experts",
     "direct": "groundling.cli.direct",
     "baseline": "groundling.cli.baseline",
+    "tagger": "groundling.cli.tagger",
+    "gmner": "groundling.cli.gmner",
+    "refineg": "groundling.cli.refineg",
     "ablate": "groundling.cli.ablate",
     "report": "groundling.cli.report",
     "convert-ofa": "groundling.cli.convert_ofa",
 }
 """Subcommands and their modules, in the order of the help."""
+
+FOR_TEAMS = ("isr", "baseline")
+"""Those that several processes may run together (docs/several-gpus.md)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = _parser(words).parse_args(words)
     try:
-        code: int = args.func(args)
+        _refuse_company(words)
+        with in_company():
+            code: int = args.func(args)
         sys.stdout.flush()
     except GroundlingError as fault:
         return _fail(str(fault), fault.exit_code)
@@ -70,6 +79,15 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         if named in (None, name):
             import_module(module).add_parser(subparsers)
     return parser
+
+
+def _refuse_company(words: Sequence[str]) -> None:
+    """Raise InputError where several processes run a command that is for one."""
+    if size() > 1 and words[0] not in FOR_TEAMS:
+        raise InputError(
+            f"{words[0]}: {size()} processes were started together (WORLD_SIZE), and this command "
+            f"is for one; start it by itself. Several may run {' and '.join(FOR_TEAMS)}"
+        )
 
 
 def _fail(message: str, code: int) -> int:

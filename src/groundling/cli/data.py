@@ -10,12 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli import data_predictions, data_texts
+from groundling.cli.sources import (
+    FORMATS,
+    add_images,
+    add_scheme,
+    add_skip_bad,
+    add_source,
+    chosen_format,
+    chosen_scheme,
+)
+
 if TYPE_CHECKING:
-    from groundling.data.formats import Format
     from groundling.data.problems import Problem
 
-FORMATS = ("twitter-gmner", "jsonl")
-"""The names of `groundling.data.formats.FORMATS`, without its imports: --help stays quick."""
+__all__ = ["FORMATS", "add_parser"]
 
 SHOWN_OF_A_KIND = 10
 
@@ -24,6 +33,7 @@ examples:
   groundling data stats twitter-gmner-v2
   groundling data stats twitter-gmner-v2 --format twitter-gmner --images images --json
   groundling data stats posts.jsonl --format jsonl
+  groundling data stats ccks-aug --format conll --scheme ccks
 """
 
 _CHECK_EXAMPLES = """\
@@ -31,6 +41,7 @@ examples:
   groundling data check twitter-gmner-v2
   groundling data check twitter-gmner-v2 --images images --all
   groundling data check posts.jsonl --format jsonl --json
+  groundling data check ccks --images ccks/sample_image
 """
 
 _CONVERT_EXAMPLES = """\
@@ -38,6 +49,7 @@ examples:
   groundling data convert twitter-gmner-v2 posts --from twitter-gmner --to jsonl
   groundling data convert twitter-gmner-v2 test.jsonl --to jsonl --split test --images images
   groundling data convert test.jsonl mine --from jsonl --to twitter-gmner --split test
+  groundling data convert ccks posts --from ccks --to jsonl --split sample
 """
 
 
@@ -47,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     stats = _command(commands, "stats", "count posts, entities, boxes and pictures")
     stats.epilog = _STATS_EXAMPLES
-    _add_skip_bad(stats)
+    add_skip_bad(stats)
     stats.set_defaults(func=_stats)
 
     check = _command(commands, "check", "list every quirk with file and line; changes nothing")
@@ -61,7 +73,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "convert",
         help="write a data set in another layout",
         description="Write a data set in another layout. Picture sizes that XML files state are\n"
-        "not carried into JSONL: they would tell a model which posts have boxes.",
+        "not carried into JSONL: they would tell a model which posts have boxes.\n"
+        "conll keeps texts and tags alone; ccks names entities without their positions.",
         epilog=_CONVERT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,16 +84,19 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     convert.add_argument("--from", dest="source", choices=FORMATS, help="default: by what SRC is")
     convert.add_argument("--to", dest="target", choices=FORMATS, required=True)
+    add_scheme(convert)
     convert.add_argument(
         "--split",
         action="append",
         default=[],
         metavar="NAME",
-        help="only this split (may be repeated); for a single JSONL file, the name to give",
+        help="only this split (may be repeated); for a single file, the name to give",
     )
-    _add_images(convert)
-    _add_skip_bad(convert)
+    add_images(convert)
+    add_skip_bad(convert)
     convert.set_defaults(func=_convert)
+    data_texts.add_parsers(commands)
+    data_predictions.add_parsers(commands)
 
 
 def _command(
@@ -93,47 +109,20 @@ def _command(
         description=f"{summary[0].upper()}{summary[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "src",
-        metavar="SRC",
-        type=Path,
-        help="a folder with txt/ and xml/, a .jsonl file, or a folder of .jsonl files",
-    )
-    parser.add_argument("--format", choices=FORMATS, help="default: by what SRC is")
-    _add_images(parser)
+    add_source(parser)
+    add_images(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
-
-
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="pictures ID.jpg, .jpeg or .png, in DIR or in twitter2015_images or "
-        "twitter2017_images below it",
-    )
-
-
-def _add_skip_bad(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave posts with faults out, and say so"
-    )
-
-
-def _format(given: Format | None, src: Path) -> Format:
-    from groundling.data.formats import guess_format
-
-    return given or guess_format(src)
 
 
 def _stats(args: argparse.Namespace) -> int:
     from groundling.data.formats import read_splits
     from groundling.data.stats import format_stats, split_stats
 
-    form = _format(args.format, args.src)
-    splits = read_splits(args.src, form, args.images, skip_bad=args.skip_bad)
-    stats = [(split.name, split_stats(split)) for split in splits]
+    form = chosen_format(args.format, args.src)
+    scheme = chosen_scheme(args.scheme, form)
+    splits = read_splits(args.src, form, args.images, skip_bad=args.skip_bad, scheme=scheme)
+    stats = [(split.name, split_stats(split, scheme)) for split in splits]
     for split in splits:
         _warn_of_skipped(split.skipped)
     if args.json:
@@ -146,7 +135,8 @@ def _stats(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from groundling.data.check import check_data
 
-    problems = check_data(args.src, _format(args.format, args.src), args.images)
+    form = chosen_format(args.format, args.src)
+    problems = check_data(args.src, form, args.images, chosen_scheme(args.scheme, form))
     if args.json:
         found = [problem.as_json() for problem in problems]
         print(json.dumps({"problems": found}, indent=2))
@@ -158,14 +148,16 @@ def _check(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from groundling.data.convert import Conversion, convert
 
+    form = chosen_format(args.source, args.src)
     job = Conversion(
         src=args.src,
         out=args.out,
-        source_format=_format(args.source, args.src),
+        source_format=form,
         target_format=args.target,
         splits=tuple(args.split),
         images=args.images,
         skip_bad=args.skip_bad,
+        scheme=chosen_scheme(args.scheme, form),
     )
     for done in convert(job):
         _warn_of_skipped(done.split.skipped)
@@ -177,6 +169,8 @@ def _convert(args: argparse.Namespace) -> int:
                 f"{name}: {done.unsized} XML files state no picture size; --images would tell it",
                 file=sys.stderr,
             )
+        if done.boxless:
+            print(f"{name}: {done.boxless} boxes have no place in {args.target}", file=sys.stderr)
         print(f"{name}: {len(done.split.posts)} posts in {done.path}")
     return 0
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundling.cli.endpoint import (
-    add_data_options,
-    add_endpoint_options,
-    check_out,
+    add_command,
     open_endpoint,
     read_config,
     read_posts_of,
@@ -54,28 +52,20 @@ _DECIDING = (
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `direct`; its `func` takes the parsed arguments and returns an exit code."""
-    from groundling.models.endpoints import endpoint_keys
-
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "direct",
+        run,
         help="have a model behind an endpoint answer with boxes directly",
         description="Ask an OpenAI-compatible endpoint for boxes and write predictions.",
-        epilog=_EXAMPLES + endpoint_keys(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
+        split="test",
+        out=("PRED.jsonl", "predictions, a post a line"),
     )
-    add_data_options(parser, split="test")
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="PRED.jsonl", help="predictions, a post a line"
-    )
-    add_endpoint_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(func=run, command_name="direct")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, write, print, return 0, or 1 where a post failed; raises InputError for a bad call."""
-    check_out(args.out)
     config = read_config(args)
     posts = read_posts_of(args)
     from groundling.direct import answer_posts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,39 @@ _FLAGS = {
 """Options that stand for a key of the endpoint's configuration."""
 
 
-def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
+def add_command(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    func: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str,
+    examples: str,
+    split: str,
+    out: tuple[str, str],
+) -> None:
+    """Register a command that asks an endpoint about the posts of a data set.
+
+    `split` is asked about by default; `out` is the metavar of `--out` and its help.
+    """
+    from groundling.models.endpoints import endpoint_keys
+
+    parser = subparsers.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=examples + endpoint_keys(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_data_options(parser, split)
+    parser.add_argument("--out", required=True, type=Path, metavar=out[0], help=out[1])
+    _add_endpoint_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(func=func, command_name=name)
+
+
+def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
     """The data set to ask about."""
     parser.add_argument(
         "src",
@@ -45,7 +78,7 @@ def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="ask about N at most in this run")
 
 
-def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
+def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     """The endpoint, its limits and its account."""
     group = parser.add_argument_group("endpoint")
     group.add_argument(
@@ -81,10 +114,14 @@ def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(args: argparse.Namespace) -> EndpointConfig:
-    """The endpoint's configuration from the options. Raises ConfigError or InputError."""
+    """The endpoint's configuration from the options, which are checked first.
+
+    Raises ConfigError or InputError.
+    """
     from groundling.models.endpoints import endpoint_config
     from groundling.settings import read_overrides
 
+    check_out(args)
     if args.limit is not None and args.limit < 0:
         raise InputError(f"--limit: got {args.limit}; wanted 0 or more")
     given = {key: getattr(args, flag) for flag, key in _FLAGS.items()}
@@ -113,6 +150,8 @@ def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
     if not src.exists():
         raise DataError(src, "no such file or folder; check the path")
     if src.is_file():
+        if args.format == "twitter-gmner":
+            raise DataError(src, "a file; twitter-gmner is a folder with txt/ and xml/")
         posts = read_posts(src, args.images).posts
     else:
         form = args.format or guess_format(src)
@@ -125,12 +164,16 @@ def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
     return posts
 
 
-def check_out(out: Path) -> None:
+def check_out(args: argparse.Namespace) -> None:
     """Raise InputError for a file that the results cannot go to."""
+    out: Path = args.out
     if out.suffix != ".jsonl":
         raise InputError(f"--out {out}: wanted a name that ends in .jsonl")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: wanted a file in a folder that is there")
+    for data in (args.src, args.src / f"{args.split}.jsonl"):
+        if out.is_file() and data.is_file() and out.samefile(data):
+            raise InputError(f"--out {out}: this is the data to ask about; name another file")
 
 
 def told_cost(endpoint: Endpoint) -> str:

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundling.cli.endpoint import (
-    add_data_options,
-    add_endpoint_options,
-    check_out,
+    add_command,
     open_endpoint,
     read_config,
     read_posts_of,
@@ -41,28 +39,20 @@ keys for --set:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `experts`; its `func` takes the parsed arguments and returns an exit code."""
-    from groundling.models.endpoints import endpoint_keys
-
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "experts",
+        run,
         help="have a model behind an endpoint write expert expressions",
         description="Collect expert expressions from an OpenAI-compatible endpoint.",
-        epilog=_EXAMPLES + endpoint_keys(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
+        split="train",
+        out=("EXPERTS.jsonl", "expressions, one a line"),
     )
-    add_data_options(parser, split="train")
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="EXPERTS.jsonl", help="expressions, one a line"
-    )
-    add_endpoint_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(func=run, command_name="experts")
 
 
 def run(args: argparse.Namespace) -> int:
     """Collect, print, return 0, or 1 where something failed; raises InputError for a bad call."""
-    check_out(args.out)
     config = read_config(args)
     posts = read_posts_of(args)
     from groundling.collect import collect_expressions, failures_path, wanted_expressions

@@ -7,13 +7,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from groundling.cli.sources import SOURCE, add_format, add_scheme, chosen_format, chosen_scheme
 from groundling.errors import DataError, ImageError, InputError
 
 if TYPE_CHECKING:
     from groundling.data.gmner import Split
-    from groundling.records import Box, Post, PostPrediction
+    from groundling.records import Box, Post, PostPrediction, Scheme
     from groundling.scoring.align import Alignment
 
 RULE_NAMES = ("isr", "riveg", "refineg", "span")
@@ -23,7 +24,8 @@ _RULES = """\
 rules (figures under different rules are not comparable):
   isr      gold entities given: accuracy; IoU > 0.5 with any gold box (largest beside it)
   riveg    triples by image and name(TYPE): IoU >= 0.5, any gold box, each gold used once
-  refineg  sets of (name, type, link) for each post: IoU >= 0.5, largest gold box
+  refineg  sets of (name, type, link) for each post: IoU >= 0.5, largest gold box;
+           predictions of unknown types are ignored (the other rules refuse such a file)
   span     triples by token span: IoU > 0.5, any gold box, best one-to-one pairing
 
 No answer, a missing post and an error record are wrong under every rule.
@@ -56,8 +58,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--gold",
         required=True,
         metavar="SRC",
-        help="a twitter-gmner folder (txt/, xml/), a posts .jsonl or a folder of SPLIT.jsonl",
+        help=SOURCE,
     )
+    add_format(parser, "--gold")
+    add_scheme(parser)
     parser.add_argument(
         "--split", metavar="NAME", help="split of a gold folder (default: test); a label for a file"
     )
@@ -116,14 +120,22 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from groundling.scoring import TRIPLE_RULES
     from groundling.scoring.align import align
 
-    gold = _read_gold(args.gold, args.split, args.images)
+    gold, scheme = _read_gold(args)
     split, posts = args.split or gold.name, gold.posts
-    systems = [read_predictions(path) for path in (args.pred, args.against) if path]
+    rule = TRIPLE_RULES.get(args.rule)
+    lenient = rule is not None and rule.ignores_unknown
+    systems = [
+        read_predictions(path, scheme, keep_unknown=lenient)
+        for path in (args.pred, args.against)
+        if path
+    ]
     for path, system in zip((args.pred, args.against), systems, strict=False):
         _warn_unsound(path, align(posts, system), split, args.rule)
-    rule = TRIPLE_RULES.get(args.rule)
+        _warn_of_predictions(path, system, scheme)
+    if posts and not any(post.entities for post in posts):
+        _warn(f"{args.gold}: split {split} has no entity at all; is it tagged?")
     report = _score_isr if rule is None else _score_rule
-    values, text = report(posts, systems, args)
+    values, text = report(posts, systems, args, scheme)
     aligned = align(posts, systems[0])
     values = {
         "rule": args.rule,
@@ -142,13 +154,24 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return values, f"{args.pred}: split {split}, {len(posts)} posts, {entities} entities\n{text}"
 
 
+class _Options(TypedDict):
+    """What all scoring functions take alike."""
+
+    resamples: int
+    seed: int
+    scheme: Scheme
+
+
 def _score_isr(
-    posts: Sequence[Post], systems: Sequence[Sequence[PostPrediction]], args: argparse.Namespace
+    posts: Sequence[Post],
+    systems: Sequence[Sequence[PostPrediction]],
+    args: argparse.Namespace,
+    scheme: Scheme,
 ) -> tuple[dict[str, Any], str]:
     from groundling.scoring import compare_isr, score_isr
     from groundling.scoring.report import comparison_report, isr_report
 
-    options = {"resamples": args.resamples, "seed": args.seed}
+    options = _Options(resamples=args.resamples, seed=args.seed, scheme=scheme)
     score = score_isr(posts, systems[0], **options)
     values, text = score.to_json(), isr_report(score)
     if len(systems) > 1:
@@ -159,12 +182,16 @@ def _score_isr(
 
 
 def _score_rule(
-    posts: Sequence[Post], systems: Sequence[Sequence[PostPrediction]], args: argparse.Namespace
+    posts: Sequence[Post],
+    systems: Sequence[Sequence[PostPrediction]],
+    args: argparse.Namespace,
+    scheme: Scheme,
 ) -> tuple[dict[str, Any], str]:
     from groundling.scoring import TRIPLE_RULES, compare_triples, score_triples
     from groundling.scoring.report import comparison_report, triple_report
 
-    rule, options = TRIPLE_RULES[args.rule], {"resamples": args.resamples, "seed": args.seed}
+    rule = TRIPLE_RULES[args.rule]
+    options = _Options(resamples=args.resamples, seed=args.seed, scheme=scheme)
     score = score_triples(posts, systems[0], rule, **options)
     values, text = score.to_json(), triple_report(score)
     if len(systems) > 1:
@@ -178,9 +205,9 @@ def _floors(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from groundling.scoring import FLOORS, score_floors
     from groundling.scoring.report import floor_report
 
-    gold = _read_gold(args.gold, args.split, args.images)
+    gold, scheme = _read_gold(args)
     split = args.split or gold.name
-    floors = score_floors(gold.posts, _sizes(gold), _mean_person(args))
+    floors = score_floors(gold.posts, _sizes(gold), _mean_person(args), scheme)
     if "mean-person" not in floors:
         _warn("no train split with people in it, so no mean-person; name one with --train SRC")
     values: dict[str, Any] = {"rule": "isr", "split": split}
@@ -195,25 +222,32 @@ def _mean_person(args: argparse.Namespace) -> Box | None:
 
     if args.train is None and not _has_train(Path(args.gold)):
         return None
-    train = _read_gold(args.train or args.gold, "train", args.images)
+    train, _ = _read_gold(args, args.train or args.gold, "train")
     return mean_person_norm(train.posts, _sizes(train))
 
 
 def _has_train(src: Path) -> bool:
-    return (src / "txt" / "train.txt").is_file() or (src / "train.jsonl").is_file()
+    names = ("txt/train.txt", "train.jsonl", "train_text.json")
+    return any((src / name).is_file() for name in names)
 
 
-def _read_gold(src: str, split: str | None, images: str | None) -> Split:
-    """A split of a folder (`test` unless named), or a posts file whatever its name."""
-    from groundling.data.formats import guess_format, read_splits
-    from groundling.data.jsonl import read_posts
+def _read_gold(
+    args: argparse.Namespace, src: str | None = None, split: str | None = None
+) -> tuple[Split, Scheme]:
+    """A split of a folder (`test` unless named), or a file whatever its name, and its types.
 
-    path, folder = Path(src), None if images is None else Path(images)
+    Rule refineg counts the entries of the CCKS task's files, as the scorer of that task does.
+    """
+    from groundling.data.formats import read_splits
+
+    path, folder = Path(src or args.gold), None if args.images is None else Path(args.images)
     if not path.exists():
         raise DataError(path, "no such file or folder; check --gold and --train")
-    if path.is_file():
-        return read_posts(path, folder)
-    return read_splits(path, guess_format(path), folder, only=[split or "test"])[0]
+    form = chosen_format(args.format, path)
+    scheme = chosen_scheme(args.scheme, form)
+    only = [] if path.is_file() else [split or args.split or "test"]
+    apart = args.rule == "refineg"
+    return read_splits(path, form, folder, only=only, scheme=scheme, apart=apart)[0], scheme
 
 
 def _sizes(split: Split) -> Mapping[str, tuple[int, int]]:
@@ -254,6 +288,21 @@ def _warn_unsound(path: str, aligned: Alignment, split: str, rule: str) -> None:
         _warn(
             f"{path}: predictions without start and end: {aligned.spanless}; "
             "rule span counts them as wrong in GMNER"
+        )
+
+
+def _warn_of_predictions(path: str, system: Sequence[PostPrediction], scheme: Scheme) -> None:
+    """Say what a converted file may hold: types that the rule ignores, boxes nobody told."""
+    from groundling.records import UNPLACED
+
+    said = [item for post in system for item in post.predictions]
+    unknown = [item.type for item in said if item.type not in scheme.types]
+    if unknown:
+        named = ", ".join(dict.fromkeys(unknown))
+        _warn(f"{path}: {len(unknown)} predictions of types outside {scheme.name} ignored: {named}")
+    if unplaced := sum(item.box == UNPLACED for item in said):
+        _warn(
+            f"{path}: {unplaced} predictions with the box [0, 0, 0, 0], not told: wrong but in MNER"
         )
 
 

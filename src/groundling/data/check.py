@@ -7,13 +7,15 @@ so what is called an error here is what they refuse.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from groundling.data.conll import bio_spans, listed_ids
-from groundling.data.formats import Format, jsonl_files
+from groundling.data.ccks import ccks_files, iter_ccks_posts, picture_index
+from groundling.data.columns import column_files, read_column_posts, tagged_entities
+from groundling.data.conll import TaggedPost, bio_spans, listed_ids
+from groundling.data.formats import Format, jsonl_files, usual_scheme
 from groundling.data.gmner import (
     RawPost,
     available_splits,
@@ -27,27 +29,29 @@ from groundling.data.problems import Problem
 from groundling.data.voc import Annotation, NamedBox, read_annotation
 from groundling.errors import ImageError
 from groundling.images import load_image
-from groundling.records import Entity, Post
+from groundling.records import Entity, Post, Scheme
 
 
-def check_data(src: Path, form: Format, images: Path | None = None) -> list[Problem]:
-    """All problems of a data set, by file and line.
+def check_data(
+    src: Path, form: Format, images: Path | None = None, scheme: Scheme | None = None
+) -> list[Problem]:
+    """All problems of a data set, by file and line; its types are those of `scheme`.
 
     With `images`, the pictures of its posts are decoded too, from that folder only. Pictures that
-    JSON lines record are decoded in any case.
+    JSON lines record, or that lie where the CCKS task has them, are decoded in any case.
 
     Raises DataError where `src` cannot be read, InputError where `images` is not a folder.
     """
     index = None if images is None else PictureIndex(images)
-    check = _check_gmner if form == "twitter-gmner" else _check_jsonl
-    found = dict.fromkeys(check(src, index))
+    check = _CHECKS[form]
+    found = dict.fromkeys(check(src, index, scheme or usual_scheme(form)))
     return sorted(found, key=lambda problem: (problem.file, problem.line or 0))
 
 
 # --- by format ---------------------------------------------------------------------------------
 
 
-def _check_gmner(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
+def _check_gmner(src: Path, index: PictureIndex | None, scheme: Scheme) -> Iterator[Problem]:
     found: list[Problem] = []
     looks: list[_Look] = []
     split_of: dict[str, str] = {}
@@ -56,12 +60,9 @@ def _check_gmner(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
     for split in splits:
         path = split_path(src, split)
         listed |= listed_ids(path)
-        for raw in iter_raw_posts(src, split, found.append):
-            other = split_of.setdefault(raw.text.id, split)
-            if other != split:
-                message = f"post {raw.text.id!r} is in {other} too"
-                found.append(Problem(str(path), raw.text.line, "post-in-two-splits", message))
-            found += _text_quirks(path, raw)
+        for raw in iter_raw_posts(src, split, found.append, scheme):
+            found += _seen_in_another(path, raw.text.line, raw.text.id, split, split_of)
+            found += _text_quirks(path, raw.text, raw.entities, scheme)
             if raw.annotation:
                 found += _xml_quirks(xml_path(src, raw.text.id), raw.annotation, raw.entities)
             if index:
@@ -78,37 +79,76 @@ def _check_gmner(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
     yield from _picture_problems(looks, index)
 
 
-def _check_jsonl(src: Path, index: PictureIndex | None) -> Iterator[Problem]:
+def _check_jsonl(src: Path, index: PictureIndex | None, scheme: Scheme) -> Iterator[Problem]:
     found: list[Problem] = []
     looks: list[_Look] = []
-    file_of: dict[str, Path] = {}
-    for path in jsonl_files(src):
-        for line, post in read_numbered_posts(path, index, found.append):
-            other = file_of.setdefault(post.id, path)
-            if other != path:
-                message = f"post {post.id!r} is in {other.stem} too"
-                found.append(Problem(str(path), line, "post-in-two-splits", message))
+    split_of: dict[str, str] = {}
+    for split, path in jsonl_files(src).items():
+        for line, post in read_numbered_posts(path, index, found.append, scheme):
+            found += _seen_in_another(path, line, post.id, split, split_of)
             found += _post_quirks(path, line, post)
             if index or post.image:
-                boxes = [
-                    NamedBox(entity.name, box, line)
-                    for entity in post.entities
-                    for box in entity.boxes
-                ]
-                picture = None if post.image is None else Path(post.image)
-                looks.append(_Look(path, line, post.id, picture, path, None, boxes))
+                looks.append(_post_look(path, line, post))
     yield from found
     yield from _picture_problems(looks, index)
+
+
+def _check_ccks(src: Path, index: PictureIndex | None, scheme: Scheme) -> Iterator[Problem]:
+    split_of: dict[str, str] = {}
+    for split, path in ccks_files(src).items():
+        found: list[Problem] = []
+        looks: list[_Look] = []
+        pictures = index or picture_index(path, None)
+        for post, _ in iter_ccks_posts(path, pictures, found.append, scheme):
+            found += _seen_in_another(path, None, post.id, split, split_of)
+            found += _post_quirks(path, None, post)
+            if pictures:
+                looks.append(_post_look(path, None, post))
+        yield from found
+        yield from _picture_problems(looks, pictures)
+
+
+def _check_columns(src: Path, index: PictureIndex | None, scheme: Scheme) -> Iterator[Problem]:
+    found: list[Problem] = []
+    looks: list[_Look] = []
+    split_of: dict[str, str] = {}
+    for split, path in column_files(src).items():
+        for text in read_column_posts(path, split, found.append, scheme):
+            found += _seen_in_another(path, text.line, text.id, split, split_of)
+            found += _text_quirks(path, text, tagged_entities(text, scheme), scheme)
+            if index:
+                looks.append(_Look(path, text.line, text.id, index.find(text.id), path, None, ()))
+    yield from found
+    yield from _picture_problems(looks, index)
+
+
+_CHECKS: Mapping[Format, Callable[[Path, PictureIndex | None, Scheme], Iterator[Problem]]] = {
+    "twitter-gmner": _check_gmner,
+    "jsonl": _check_jsonl,
+    "ccks": _check_ccks,
+    "conll": _check_columns,
+}
+
+
+def _seen_in_another(
+    path: Path, line: int | None, post_id: str, split: str, split_of: dict[str, str]
+) -> Iterator[Problem]:
+    """The finding that a post is in an earlier split too; remembers the first split of each id."""
+    other = split_of.setdefault(post_id, split)
+    if other != split:
+        message = f"post {post_id!r} is in {other} too"
+        yield Problem(str(path), line, "post-in-two-splits", message)
 
 
 # --- texts -------------------------------------------------------------------------------------
 
 
-def _text_quirks(path: Path, raw: RawPost) -> Iterator[Problem]:
-    text = raw.text
+def _text_quirks(
+    path: Path, text: TaggedPost, entities: Iterable[Entity], scheme: Scheme
+) -> Iterator[Problem]:
     if not text.tokens:
         yield Problem(str(path), text.line, "empty-post", f"post {text.id!r} has no tokens")
-    for span in bio_spans(text.tags):
+    for span in bio_spans(text.tags, scheme):
         if span.orphan:
             tag, token = text.tags[span.start], text.tokens[span.start]
             message = f"{tag} of {token!r} (post {text.id}) continues nothing; it opens an entity"
@@ -117,11 +157,11 @@ def _text_quirks(path: Path, raw: RawPost) -> Iterator[Problem]:
         if odd := _odd_characters(token):
             message = f"token {token!r} holds {odd}"
             yield Problem(str(path), text.token_line(index), "odd-character", message)
-    for entity, message in _type_conflicts(text.id, raw.entities):
+    for entity, message in _type_conflicts(text.id, entities):
         yield Problem(str(path), text.token_line(entity.start), "type-conflict", message)
 
 
-def _post_quirks(path: Path, line: int, post: Post) -> Iterator[Problem]:
+def _post_quirks(path: Path, line: int | None, post: Post) -> Iterator[Problem]:
     if not post.tokens:
         yield Problem(str(path), line, "empty-post", f"post {post.id!r} has no tokens")
     for token in post.tokens:
@@ -204,12 +244,18 @@ class _Look:
     """A picture to decode: its post (file and line), its path, and what it must agree with."""
 
     file: Path
-    line: int
+    line: int | None
     post_id: str
     picture: Path | None
     annotated_in: Path
     stated_wh_px: tuple[int, int] | None
     boxes: Sequence[NamedBox]
+
+
+def _post_look(path: Path, line: int | None, post: Post) -> _Look:
+    boxes = [NamedBox(entity.name, box, line) for entity in post.entities for box in entity.boxes]
+    picture = None if post.image is None else Path(post.image)
+    return _Look(path, line, post.id, picture, path, None, boxes)
 
 
 def _gmner_look(src: Path, path: Path, raw: RawPost, index: PictureIndex) -> _Look:

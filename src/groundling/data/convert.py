@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groundling.data.formats import Format, jsonl_files, read_splits
+from groundling.data.ccks import TEXTS, write_ccks
+from groundling.data.columns import write_columns
+from groundling.data.formats import Format, read_splits, split_files, usual_scheme
 from groundling.data.gmner import Split, split_path, write_gmner_split
-from groundling.data.jsonl import read_posts, write_posts
+from groundling.data.jsonl import write_posts
 from groundling.errors import InputError
 from groundling.images import load_image
-from groundling.records import Post
+from groundling.records import Post, Scheme
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """What to convert and how.
 
-    `splits` chooses splits (all, where empty); for a single JSONL file it is the name to give.
-    `skip_bad` leaves posts with faults out. `images` is where to look for the pictures.
+    `splits` chooses splits (all, where empty); for a single file it is the name to give.
+    `skip_bad` leaves posts with faults out. `images` is where to look for the pictures. `scheme`
+    has the types of both sides (None: the usual one of the source).
     """
 
     src: Path
@@ -29,15 +32,26 @@ class Conversion:
     splits: tuple[str, ...] = ()
     images: Path | None = None
     skip_bad: bool = False
+    scheme: Scheme | None = None
+
+    @property
+    def types(self) -> Scheme:
+        """The scheme that is read and written."""
+        return self.scheme or usual_scheme(self.source_format)
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A split that was written to `path`; `unsized` counts XML files without a picture size."""
+    """A split that was written to `path`.
+
+    `unsized` counts XML files without a picture size, `boxless` the boxes that the target cannot
+    hold.
+    """
 
     split: Split
     path: Path
     unsized: int = 0
+    boxless: int = 0
 
 
 def convert(job: Conversion) -> tuple[Converted, ...]:
@@ -46,14 +60,14 @@ def convert(job: Conversion) -> tuple[Converted, ...]:
     To `jsonl`, `out` is a file where it ends in .jsonl (for one split), else a folder that gets
     SPLIT.jsonl. To `twitter-gmner`, an XML's picture size is that of the source's XML, else that
     of the picture, else left out. The picture sizes and layout of a source's XML are not carried
-    into `jsonl`: they would give groundability away.
+    into other formats: they would give groundability away. `conll` keeps texts and tags alone.
 
     Raises DataError for what cannot be read, InputError for what the target cannot hold and
     where source and target are the same, ImageError for a picture that is needed and unreadable.
     """
     splits = _read(job)
     targets = [_target(job, split, len(splits)) for split in splits]
-    sources = _sources(job, splits)
+    sources = _sources(job)
     for target in targets:
         if target.resolve() in sources:
             raise InputError(f"{target} is the source itself; name another place for the result")
@@ -61,40 +75,50 @@ def convert(job: Conversion) -> tuple[Converted, ...]:
 
 
 def _read(job: Conversion) -> Sequence[Split]:
-    if job.source_format == "jsonl" and job.src.is_file() and len(job.splits) == 1:
-        split = read_posts(job.src, job.images, skip_bad=job.skip_bad)
-        return (replace(split, name=job.splits[0]),)
-    return read_splits(
-        job.src, job.source_format, job.images, only=job.splits, skip_bad=job.skip_bad
+    naming = job.src.is_file() and len(job.splits) == 1
+    splits = read_splits(
+        job.src,
+        job.source_format,
+        job.images,
+        only=() if naming else job.splits,
+        skip_bad=job.skip_bad,
+        scheme=job.types,
     )
+    return [replace(splits[0], name=job.splits[0])] if naming else splits
 
 
 def _target(job: Conversion, split: Split, count: int) -> Path:
     if job.target_format == "twitter-gmner":
         return split_path(job.out, split.name)
-    if job.out.suffix != ".jsonl":
-        return job.out / f"{split.name}.jsonl"
+    ending = {"jsonl": ".jsonl", "conll": ".conll", "ccks": TEXTS}[job.target_format]
+    if job.target_format == "ccks" or job.out.suffix != ending:
+        return job.out / f"{split.name}{ending}"
     if count > 1:
         raise InputError(f"{job.out} is one file for {count} splits; name a folder or one --split")
     return job.out
 
 
-def _sources(job: Conversion, splits: Sequence[Split]) -> set[Path]:
-    if job.source_format == "jsonl":
-        return {path.resolve() for path in jsonl_files(job.src)}
-    return {split_path(job.src, split.name).resolve() for split in splits}
+def _sources(job: Conversion) -> set[Path]:
+    return {path.resolve() for path in split_files(job.src, job.source_format).values()}
 
 
 def _write(job: Conversion, split: Split, target: Path) -> Converted:
     if job.target_format == "jsonl":
-        write_posts(target, split.posts)
+        write_posts(target, split.posts, job.types)
         return Converted(split, target)
+    if job.target_format == "ccks":
+        write_ccks(target.parent, split.name, split.posts, split.source_texts, job.types)
+        return Converted(split, target)
+    if job.target_format == "conll":
+        write_columns(target, split.posts, job.types)
+        boxes = sum(len(entity.boxes) for post in split.posts for entity in post.entities)
+        return Converted(split, target, boxless=boxes)
     groundable = [post for post in split.posts if any(item.groundable for item in post.entities)]
     sizes = dict(split.xml_sizes)
     for post in groundable:
         if post.id not in sizes and (size := _picture_size(post)):
             sizes[post.id] = size
-    write_gmner_split(job.out, split.name, split.posts, sizes)
+    write_gmner_split(job.out, split.name, split.posts, sizes, job.types)
     return Converted(split, target, sum(post.id not in sizes for post in groundable))
 
 

@@ -24,7 +24,7 @@ from groundling.data.json_lines import (
     refuse,
     write_json_lines,
 )
-from groundling.records import EntityType, Expression
+from groundling.records import TWITTER, EntityType, Expression, Scheme
 
 _SOURCE = re.compile(r"human|expert:.+|writer:.+/.+", re.S)
 
@@ -55,23 +55,25 @@ class _ExpressionLine(Open):
     verdict: str | None = None
 
 
-def read_expressions(path: Path | str) -> tuple[EntityExpression, ...]:
+def read_expressions(path: Path | str, scheme: Scheme = TWITTER) -> tuple[EntityExpression, ...]:
     """Read expressions in file order; one entity may have many. A bad line raises DataError."""
     return tuple(
         EntityExpression(
             line.id, line.entity, line.type, Expression(line.expression, line.source), line.verdict
         )
-        for _, line in read_json_lines(Path(path), _ExpressionLine, refuse)
+        for _, line in read_json_lines(Path(path), _ExpressionLine, refuse, scheme.parse)
     )
 
 
-def write_expressions(path: Path | str, expressions: Iterable[EntityExpression]) -> None:
+def write_expressions(
+    path: Path | str, expressions: Iterable[EntityExpression], scheme: Scheme = TWITTER
+) -> None:
     """Write one line an expression (without its log-probability), the file whole or not at all.
 
     Raises InputError for an expression that `read_expressions` would refuse.
     """
     lines = map(_expression_line, expressions)
-    write_json_lines(Path(path), lines, _ExpressionLine)
+    write_json_lines(Path(path), lines, _ExpressionLine, parse_type=scheme.parse)
 
 
 def _expression_line(item: EntityExpression) -> dict[str, object]:

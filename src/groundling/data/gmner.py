@@ -23,10 +23,10 @@ from groundling.data.conll import (
     read_tagged_posts,
 )
 from groundling.data.picture_index import PictureIndex
-from groundling.data.problems import Problem, Report, refuse_errors
+from groundling.data.problems import Problem, Report, keep_errors, refuse_errors
 from groundling.data.voc import Annotation, format_annotation, read_annotation
 from groundling.errors import DataError, InputError
-from groundling.records import Box, Entity, Post
+from groundling.records import TWITTER, Box, Entity, Post, Scheme
 
 USUAL_SPLITS = ("train", "dev", "test")
 
@@ -39,7 +39,8 @@ class Split:
     entry there gives away that a post has a groundable entity: for scoring floors only, never for
     a model. `without_xml` counts posts without XML (None in formats that have none),
     `missing_images` lists posts whose picture was looked for in vain, and `skipped` says why
-    posts were left out, where that was asked for.
+    posts were left out, where that was asked for. `source_texts` holds, by post id, the running
+    text that tokens were made from, in formats that have one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Split:
     without_xml: int | None = None
     missing_images: tuple[str, ...] = ()
     skipped: tuple[Problem, ...] = ()
+    source_texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,14 @@ def in_usual_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_gmner(
-    src: Path | str, split: str, images: Path | str | None = None, *, skip_bad: bool = False
+    src: Path | str,
+    split: str,
+    images: Path | str | None = None,
+    *,
+    skip_bad: bool = False,
+    scheme: Scheme = TWITTER,
 ) -> Split:
-    """Read one split of a Twitter-GMNER folder.
+    """Read one split of a Twitter-GMNER folder, or of one in its layout with other types.
 
     `images` is a folder with ID.jpg, .jpeg or .png in it, or in twitter2015_images or
     twitter2017_images below it; a post whose picture is absent has `image` None and is listed in
@@ -99,16 +106,12 @@ def read_gmner(
     raises DataError, an image folder that is not there InputError.
     """
     skipped: list[Problem] = []
-
-    def keep_errors(problem: Problem) -> None:
-        if problem.severity == "error":
-            skipped.append(problem)
-
+    report = keep_errors(skipped) if skip_bad else refuse_errors
     index = None if images is None else PictureIndex(Path(images))
     posts: list[Post] = []
     sizes: dict[str, tuple[int, int]] = {}
     without_xml = 0
-    for raw in iter_raw_posts(src, split, keep_errors if skip_bad else refuse_errors):
+    for raw in iter_raw_posts(src, split, report, scheme):
         if raw.broken:
             continue
         picture = index.find(raw.text.id) if index else None
@@ -121,7 +124,9 @@ def read_gmner(
     return Split(split, tuple(posts), sizes, without_xml, missing, tuple(skipped))
 
 
-def iter_raw_posts(src: Path | str, split: str, report: Report) -> Iterator[RawPost]:
+def iter_raw_posts(
+    src: Path | str, split: str, report: Report, scheme: Scheme = TWITTER
+) -> Iterator[RawPost]:
     """The posts of a split whose text is sound; everything that is wrong goes to `report`.
 
     Raises DataError where the split cannot be read, and whatever `report` raises.
@@ -129,11 +134,11 @@ def iter_raw_posts(src: Path | str, split: str, report: Report) -> Iterator[RawP
     if split not in (there := available_splits(src)):
         raise DataError(Path(src), f"no split {split!r}; it holds {', '.join(there)}")
     xml_files = {path.name: path for path in (Path(src) / "xml").iterdir()}
-    for text in read_tagged_posts(split_path(src, split), report):
+    for text in read_tagged_posts(split_path(src, split), report, scheme):
         path = xml_files.get(f"{text.id}.xml")
         annotation = read_annotation(path, report) if path else None
         broken = path is not None and annotation is None
-        entities = _entities(text.tokens, text.tags, annotation)
+        entities = _entities(text, annotation, scheme)
         yield RawPost(text, annotation, entities, broken)
 
 
@@ -148,7 +153,11 @@ def xml_path(src: Path | str, post_id: str) -> Path:
 
 
 def write_gmner_split(
-    src: Path | str, split: str, posts: Sequence[Post], sizes: Mapping[str, tuple[int, int]]
+    src: Path | str,
+    split: str,
+    posts: Sequence[Post],
+    sizes: Mapping[str, tuple[int, int]],
+    scheme: Scheme = TWITTER,
 ) -> None:
     """Write a split so that `read_gmner` gives the same posts back (pictures apart).
 
@@ -168,7 +177,7 @@ def write_gmner_split(
         if post.id in annotations:
             raise InputError(f"post {post.id!r} comes twice; ids must differ within a split")
         try:
-            blocks.append(_format_post(post))
+            blocks.append(_format_post(post, scheme))
             annotations[post.id] = _format_boxes(post, sizes.get(post.id))
         except InputError as fault:
             raise InputError(f"post {post.id!r}: {fault}") from fault
@@ -182,27 +191,27 @@ def write_gmner_split(
 
 
 def _entities(
-    tokens: Sequence[str], tags: Sequence[str], annotation: Annotation | None
+    text: TaggedPost, annotation: Annotation | None, scheme: Scheme
 ) -> tuple[Entity, ...]:
     """The rule of the module's docstring."""
     entities = []
-    for span in bio_spans(tags):
-        name = " ".join(tokens[span.start : span.end])
+    for span in bio_spans(text.tags, scheme):
+        name = " ".join(text.tokens[span.start : span.end])
         boxes = annotation.boxes(name) if annotation else ()
         entities.append(Entity(name, span.type, span.start, span.end, boxes))
     return tuple(entities)
 
 
-def _format_post(post: Post) -> str:
+def _format_post(post: Post, scheme: Scheme) -> str:
     """The lines of a post, proved to read back as its entities."""
     if not is_file_id(post.id):
         raise InputError("its id cannot name a file; wanted one without / \\ or outer space")
     for token in post.tokens:
         if not token or re.search(r"[\t\n\ud800-\udfff]", token):
             raise InputError(f"token {token!r} does not fit a line; wanted text without tab or \\n")
-    tags = bio_tags(len(post.tokens), post.entities)
+    tags = bio_tags(len(post.tokens), post.entities, scheme)
     names = {entity.name: entity.boxes for entity in reversed(post.entities)}
-    spans = bio_spans(tags)
+    spans = bio_spans(tags, scheme)
     if len(spans) != len(post.entities):
         raise InputError("its entities overlap or leave the text; this layout has no such spans")
     for entity, span in zip(post.entities, spans, strict=True):

@@ -8,17 +8,25 @@ nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from groundling.atomic import write_bytes
 from groundling.data.problems import Problem, Report, read_bytes
 from groundling.data.voc import box_fault
 from groundling.errors import DataError, InputError
-from groundling.records import Box, EntityType, parse_entity_type
+from groundling.records import TWITTER, Box, EntityType, Scheme
 
 _LINE_END_ALIKE = str.maketrans({"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 """Characters that some readers take for line ends; escaped on writing."""
@@ -36,11 +44,27 @@ class Open(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
 
 
-def _entity_type(value: object) -> object:
+ParseType: TypeAlias = Callable[[str], EntityType]
+"""Says which type a text names, or raises InputError: the context in which types are read."""
+
+
+def keep_unknown_types(scheme: Scheme) -> ParseType:
+    """A reader of types that leaves what is none of the scheme's as it stands."""
+
+    def parse(text: str) -> EntityType:
+        try:
+            return scheme.parse(text)
+        except InputError:
+            return text
+
+    return parse
+
+
+def _entity_type(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return parse_entity_type(value)
+        return (info.context or TWITTER.parse)(value)
     except InputError as fault:
         raise ValueError(str(fault)) from fault
 
@@ -70,7 +94,9 @@ GoldBox = Annotated[AnyBox, AfterValidator(_with_area)]
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-def read_json_lines(path: Path, shape: type[Shape], report: Report) -> Iterator[tuple[int, Shape]]:
+def read_json_lines(
+    path: Path, shape: type[Shape], report: Report, parse_type: ParseType = TWITTER.parse
+) -> Iterator[tuple[int, Shape]]:
     """The objects of a file with their line numbers (from 1).
 
     A line that is not of `shape` is reported as `bad-record` and left out. Raises DataError where
@@ -81,9 +107,9 @@ def read_json_lines(path: Path, shape: type[Shape], report: Report) -> Iterator[
         if not raw.strip():
             continue
         try:
-            yield number, shape.model_validate(_parsed(raw))
+            yield number, shape.model_validate(parse_json(raw), context=parse_type)
         except ValidationError as fault:
-            report(Problem(str(path), number, "bad-record", _explained(fault)))
+            report(Problem(str(path), number, "bad-record", explained(fault)))
         except ValueError as fault:
             report(Problem(str(path), number, "bad-record", str(fault)))
 
@@ -99,6 +125,7 @@ def write_json_lines(
     shape: type[BaseModel],
     *,
     unique_ids: bool = False,
+    parse_type: ParseType = TWITTER.parse,
 ) -> None:
     """Write one object a line, UTF-8, the file whole or not at all.
 
@@ -113,11 +140,11 @@ def write_json_lines(
             raise InputError(f"{path}: id {key!r} comes twice; ids must differ within a file")
         seen.add(key)
         try:
-            shape.model_validate(line)
+            shape.model_validate(line, context=parse_type)
             text = json.dumps(line, ensure_ascii=False, allow_nan=False)
             chunks.append(text.translate(_LINE_END_ALIKE).encode("utf-8") + b"\n")
         except ValidationError as fault:
-            raise InputError(f"{path}: {key!r} cannot be written: {_explained(fault)}") from fault
+            raise InputError(f"{path}: {key!r} cannot be written: {explained(fault)}") from fault
         except UnicodeEncodeError as fault:
             raise InputError(f"{path}: {key!r} holds half a surrogate pair; mend it") from fault
     write_bytes(path, b"".join(chunks))
@@ -129,24 +156,29 @@ def box_numbers(box: Box) -> list[float]:
     return [int(v) if v.is_integer() and abs(v) < 2**53 else v for v in values]
 
 
-def _parsed(raw: bytes) -> object:
-    """The value of a line. Raises ValueError that says in one sentence what is wrong."""
+def parse_json(raw: bytes) -> object:
+    """The value of a JSON text. Raises ValueError that says in one sentence what is wrong."""
     try:
         text = raw.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as fault:
-        raise ValueError(f"not JSON: {fault.msg} at column {fault.colno}") from fault
+        raise ValueError(f"not JSON: {fault.msg} at {_place(fault.doc, fault.pos)}") from fault
     except UnicodeDecodeError as fault:
-        raise ValueError(
-            f"not UTF-8: byte 0x{raw[fault.start]:02x} at column {fault.start + 1}"
-        ) from fault
+        place = _place(raw.decode("latin-1"), fault.start)
+        raise ValueError(f"not UTF-8: byte 0x{raw[fault.start]:02x} at {place}") from fault
     except UnicodeEncodeError as fault:
         raise ValueError("half a surrogate pair in a \\u escape; mend it") from fault
     except RecursionError as fault:
         raise ValueError("nested too deeply") from fault
     return value
+
+
+def _place(text: str, offset: int) -> str:
+    """Where in a text an offset is, for people: the column, after the line where there are more."""
+    line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+    return f"column {column}" if line == 1 else f"line {line} column {column}"
 
 
 def _unique_keys(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
@@ -161,7 +193,7 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _explained(fault: ValidationError, limit: int = 3) -> str:
+def explained(fault: ValidationError, limit: int = 3) -> str:
     """The first faults in one line: where in the object, what was wanted, what was found."""
     parts = []
     for error in fault.errors(include_url=False)[:limit]:

@@ -8,7 +8,8 @@
 
 Boxes are pixels of the original image. `text` instead of `tokens` is split at white space
 (`str.split`); `start` and `end` count those tokens, end exclusive. A `box` of null says "not in
-the picture"; leaving the key out is an error. MISC may be written OTHER.
+the picture"; leaving the key out is an error. Types are those of a scheme, as in memory or as the
+data set writes them (MISC may be OTHER).
 
 Unknown keys: an error in posts, where a misspelt `boxes` would turn into "not in the picture"
 (`meta` may hold anything and is ignored); ignored in predictions. `json_lines` says what is
@@ -33,6 +34,7 @@ from groundling.data.json_lines import (
     Text,
     TypeName,
     box_numbers,
+    keep_unknown_types,
     read_json_lines,
     refuse,
     write_json_lines,
@@ -40,12 +42,14 @@ from groundling.data.json_lines import (
 from groundling.data.picture_index import PictureIndex
 from groundling.data.problems import Problem, Report, refuse_errors
 from groundling.records import (
+    TWITTER,
     Box,
     Entity,
     Failure,
     Post,
     PostPrediction,
     Prediction,
+    Scheme,
 )
 
 # --- posts -------------------------------------------------------------------------------------
@@ -85,7 +89,11 @@ class _PostLine(Closed):
 
 
 def read_posts(
-    path: Path | str, images: Path | str | None = None, *, skip_bad: bool = False
+    path: Path | str,
+    images: Path | str | None = None,
+    *,
+    skip_bad: bool = False,
+    scheme: Scheme = TWITTER,
 ) -> Split:
     """Read posts; the split is called like the file, without its ending.
 
@@ -98,12 +106,8 @@ def read_posts(
     skipped: list[Problem] = []
     source = Path(path)
     index = None if images is None else PictureIndex(Path(images))
-    posts = [
-        post
-        for _, post in read_numbered_posts(
-            source, index, skipped.append if skip_bad else refuse_errors
-        )
-    ]
+    report = skipped.append if skip_bad else refuse_errors
+    posts = [post for _, post in read_numbered_posts(source, index, report, scheme)]
     missing = tuple(
         post.id
         for post in posts
@@ -113,11 +117,11 @@ def read_posts(
 
 
 def read_numbered_posts(
-    path: Path, index: PictureIndex | None, report: Report
+    path: Path, index: PictureIndex | None, report: Report, scheme: Scheme = TWITTER
 ) -> Iterable[tuple[int, Post]]:
     """The sound posts of a file with their lines (from 1); the others go to `report`."""
     first_line: dict[str, int] = {}
-    for number, line in read_json_lines(path, _PostLine, report):
+    for number, line in read_json_lines(path, _PostLine, report, scheme.parse):
         if _seen_before(path, line.id, number, first_line, report):
             continue
         entities = tuple(
@@ -128,14 +132,14 @@ def read_numbered_posts(
         yield number, Post(line.id, line.words(), entities, image)
 
 
-def write_posts(path: Path | str, posts: Iterable[Post]) -> None:
+def write_posts(path: Path | str, posts: Iterable[Post], scheme: Scheme = TWITTER) -> None:
     """Write posts, pictures as paths relative to the file's folder, the file whole or not at all.
 
     Raises InputError for a post that `read_posts` would refuse.
     """
     target = Path(path)
     lines = (_post_line(post, target.parent) for post in posts)
-    write_json_lines(target, lines, _PostLine, unique_ids=True)
+    write_json_lines(target, lines, _PostLine, unique_ids=True, parse_type=scheme.parse)
 
 
 def _post_line(post: Post, folder: Path) -> dict[str, object]:
@@ -206,25 +210,38 @@ class _PredictionLine(Open):
         return self
 
 
-def read_predictions(path: Path | str) -> tuple[PostPrediction, ...]:
-    """Read predictions in file order. A bad line or an id used twice raises DataError."""
+def read_predictions(
+    path: Path | str, scheme: Scheme = TWITTER, *, keep_unknown: bool = False
+) -> tuple[PostPrediction, ...]:
+    """Read predictions in file order. A bad line or an id used twice raises DataError.
+
+    A type that is none of the scheme's makes a line bad, or, with `keep_unknown`, stays as it is.
+    """
     source = Path(path)
+    parse_type = keep_unknown_types(scheme) if keep_unknown else scheme.parse
     first_line: dict[str, int] = {}
     posts = []
-    for number, line in read_json_lines(source, _PredictionLine, refuse):
+    for number, line in read_json_lines(source, _PredictionLine, refuse, parse_type):
         _seen_before(source, line.id, number, first_line, refuse)
         failure = None if line.error is None else Failure(line.error.reason, line.error.stage)
         posts.append(PostPrediction(line.id, tuple(map(_prediction, line.entities or ())), failure))
     return tuple(posts)
 
 
-def write_predictions(path: Path | str, predictions: Iterable[PostPrediction]) -> None:
+def write_predictions(
+    path: Path | str,
+    predictions: Iterable[PostPrediction],
+    scheme: Scheme = TWITTER,
+    *,
+    keep_unknown: bool = False,
+) -> None:
     """Write one line a post, the file whole or not at all.
 
-    Raises InputError for a post that `read_predictions` would refuse.
+    Raises InputError for a post that `read_predictions`, called alike, would refuse.
     """
-    lines = map(_prediction_line, predictions)
-    write_json_lines(Path(path), lines, _PredictionLine, unique_ids=True)
+    lines = map(prediction_line, predictions)
+    parse_type = keep_unknown_types(scheme) if keep_unknown else scheme.parse
+    write_json_lines(Path(path), lines, _PredictionLine, unique_ids=True, parse_type=parse_type)
 
 
 def _prediction(item: _PredictedEntity) -> Prediction:
@@ -232,7 +249,8 @@ def _prediction(item: _PredictedEntity) -> Prediction:
     return Prediction(item.name, item.type, box, item.start, item.end, item.expression, item.score)
 
 
-def _prediction_line(post: PostPrediction) -> dict[str, object]:
+def prediction_line(post: PostPrediction) -> dict[str, object]:
+    """The object of one line, as `write_predictions` writes it."""
     if post.failure is not None:
         error = {"reason": post.failure.reason, "stage": post.failure.stage}
         return {"id": post.id, "error": error}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "malformed-line": ("error", "a line is neither IMGID:<id> nor token<TAB>tag"),
     "line-outside-post": ("error", "tokens without an IMGID line above them"),
     "missing-blank-line": ("error", "a post starts right after another's last token"),
-    "unknown-tag": ("error", "a tag outside BIO over PER, LOC, ORG, OTHER"),
+    "unknown-tag": ("error", "a tag outside BIO over the types of the scheme"),
     "bad-post-id": ("error", "an id that cannot name a file"),
     "duplicate-post": ("error", "an id used twice in one split"),
     "broken-xml": ("error", "an XML file that does not parse, or not as an annotation"),
@@ -25,13 +27,17 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "non-finite-box": ("error", "a coordinate that is NaN or infinite"),
     "inverted-box": ("error", "a box whose second corner lies before its first"),
     "degenerate-box": ("error", "a box without area"),
-    "bad-record": ("error", "a JSON line that is not the record it should be"),
+    "bad-record": ("error", "a JSON value that is not the record it should be"),
+    "post-without-entities": ("error", "a post that its entity file does not list"),
+    "name-not-in-text": ("error", "an entity whose name does not occur in its text"),
     "crlf": ("warning", "Windows line ends; the \\r is dropped"),
     "orphan-inside": ("warning", "an I- tag that continues nothing; it opens an entity"),
     "empty-post": ("warning", "a post without tokens"),
     "post-in-two-splits": ("warning", "one id in two splits"),
     "type-conflict": ("warning", "one name with several types in one post"),
     "name-differs": ("warning", "an entity whose name is not its tokens joined by spaces"),
+    "name-without-tokens": ("warning", "a predicted name that is no run of tokens; kept as it is"),
+    "entities-without-post": ("warning", "listed entities that belong to no post; not used"),
     "unmatched-object": ("warning", "a boxed name that is no entity of its post; its box is lost"),
     "name-whitespace": ("warning", "a boxed name with a newline or outer space; kept as it is"),
     "empty-annotation": ("warning", "an XML file without objects"),
@@ -78,14 +84,31 @@ def refuse_errors(problem: Problem) -> None:
     if problem.severity == "error":
         raise DataError(
             Path(problem.file),
-            f"{problem.message}; fix it, or leave such posts out with --skip-bad",
+            f"{problem.message}; fix it, or have `groundling data convert --skip-bad` leave such "
+            "posts out",
             problem.line,
         )
 
 
+def keep_errors(kept: list[Problem]) -> Report:
+    """A report that adds problems of severity `error` to `kept` and lets the others pass."""
+
+    def report(problem: Problem) -> None:
+        if problem.severity == "error":
+            kept.append(problem)
+
+    return report
+
+
 def read_bytes(path: Path) -> bytes:
-    """The whole file. Raises DataError where it is missing or cannot be read."""
+    """The whole file, unpacked where its name ends in .gz.
+
+    Raises DataError where it is missing, cannot be read or is no whole gzip file.
+    """
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
+        raise DataError(path, f"not a whole gzip file ({fault}); fetch it again") from fault
     except OSError as fault:
         raise DataError(path, f"cannot be read ({fault.strerror}); check the path") from fault

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.data.gmner import Split
-from groundling.records import ENTITY_TYPES, Entity
+from groundling.records import TWITTER, Entity, Scheme
 
 Counts = dict[str, int]
 """A count for each entity type and `all`."""
@@ -37,14 +37,14 @@ class SplitStats:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def split_stats(split: Split) -> SplitStats:
+def split_stats(split: Split, scheme: Scheme = TWITTER) -> SplitStats:
     """Count a split. Each mention of an entity counts; a picture counts where its file is."""
     entities = [entity for post in split.posts for entity in post.entities]
     groundable = [entity for entity in entities if entity.groundable]
     return SplitStats(
         posts=len(split.posts),
-        entities=_by_type(entities),
-        groundable=_by_type(groundable),
+        entities=_by_type(entities, scheme),
+        groundable=_by_type(groundable, scheme),
         boxes=sum(len(entity.boxes) for entity in groundable),
         several_boxes=sum(len(entity.boxes) > 1 for entity in groundable),
         without_xml=split.without_xml,
@@ -56,8 +56,9 @@ def split_stats(split: Split) -> SplitStats:
 def format_stats(stats: Sequence[tuple[str, SplitStats]]) -> str:
     """A table for people: a row of counts by type, and the rest in words, for each split."""
     wide = max([5, *(len(name) for name, _ in stats)])
-    columns = (*ENTITY_TYPES, "all")
-    head = "".join(f"{column:>8}" for column in columns)
+    columns = list(dict.fromkeys(kind for _, counts in stats for kind in counts.entities))
+    cell = max([8, *(len(column) + 2 for column in columns)])
+    head = "".join(f"{column:>{cell}}" for column in columns)
     lines = [f"{'split':<{wide}}  {'':<12}{head}"]
     for name, counts in stats:
         shares = {key: _share(counts.groundable[key], counts.entities[key]) for key in columns}
@@ -67,15 +68,15 @@ def format_stats(stats: Sequence[tuple[str, SplitStats]]) -> str:
             ("share", shares.values()),
         ]
         for index, (label, values) in enumerate(rows):
-            cells = "".join(f"{value:>8}" for value in values)
+            cells = "".join(f"{value:>{cell}}" for value in values)
             lines.append(f"{name if index == 0 else '':<{wide}}  {label:<12}{cells}")
         lines += [f"{'':<{wide}}  {line}" for line in _in_words(counts)]
     return "\n".join(lines)
 
 
-def _by_type(entities: Iterable[Entity]) -> Counts:
+def _by_type(entities: Iterable[Entity], scheme: Scheme) -> Counts:
     counts = Counter(entity.type for entity in entities)
-    return {**{kind: counts[kind] for kind in ENTITY_TYPES}, "all": counts.total()}
+    return {**{kind: counts[kind] for kind in scheme.types}, "all": counts.total()}
 
 
 def _share(part: int, whole: int) -> str:

@@ -30,11 +30,11 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf(inity)
 
 @dataclass(frozen=True, slots=True)
 class NamedBox:
-    """One `<object>`: a name, its box in pixels, and the line its tag starts on (from 1)."""
+    """A name, its box in pixels, and the line its `<object>` starts on (from 1; None: no line)."""
 
     name: str
     box: Box
-    line: int
+    line: int | None
 
 
 @dataclass(frozen=True, slots=True)

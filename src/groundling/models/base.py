@@ -7,15 +7,30 @@ stops the batch and never turns into an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from groundling.records import Box, Expression, Failure, Grounded, Prediction, Query
+from groundling.records import (
+    Box,
+    EntityType,
+    Expression,
+    Failure,
+    Frame,
+    Grounded,
+    Mention,
+    Post,
+    Prediction,
+    Query,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,32 @@ class Trainable(Protocol):
         ...
 
 
-class Writer(Trainable, Protocol):
+class ExpressionSampler(Protocol):
+    """What draws referring expressions from a policy."""
+
+    def sample(
+        self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
+    ) -> list[list[Expression] | Failure]:
+        """K expressions a query with log-probabilities (eq. 6); the same seed, the same draws."""
+        ...
+
+
+class Sampler(ExpressionSampler, Protocol):
+    """A faster way to draw from a policy than its writer: another process, or another engine."""
+
+    def follow(self, adapter: Path, scratch: Path) -> None:
+        """Draw from the adapter in the folder `adapter` from now on.
+
+        What is worth keeping of its draws, until another is followed, goes into `scratch`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and memory."""
+        ...
+
+
+class Writer(ExpressionSampler, Trainable, Protocol):
     """A multimodal LLM that writes referring expressions: the policy π."""
 
     def prepare(self, images: Sequence[str]) -> list[Failure | None]:
@@ -89,12 +129,6 @@ class Writer(Trainable, Protocol):
         Called once with all pictures of a run, so that what is kept never depends on where a
         stopped run went on.
         """
-        ...
-
-    def sample(
-        self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
-    ) -> list[list[Expression] | Failure]:
-        """K expressions a query with log-probabilities (eq. 6); the same seed, the same draws."""
         ...
 
     def score(self, queries: Sequence[Query], texts: Sequence[str]) -> list[float | Failure]:
@@ -150,6 +184,107 @@ class Grounder(Trainable, Protocol):
     def save(self, folder: Path) -> None:
         """Write the weights (safetensors) and configuration."""
         ...
+
+
+class Tagger(Protocol):
+    """What finds mentions in a text (GMNER's first half)."""
+
+    def tag(self, posts: Sequence[Post]) -> list[list[Mention] | Failure]:
+        """The mentions of each post, in order, none overlapping; gold entities are not looked at.
+
+        Where two taggings are possible the likelier one is given, with its confidence.
+        """
+        ...
+
+
+class TrainableTagger(Tagger, Trainable, Protocol):
+    """A tagger that `groundling.train.fit` updates on posts with gold entities.
+
+    `temperature` divides its scores before they become confidences; 1 leaves them as they are.
+    """
+
+    temperature: float
+
+    def loss(self, batch: Sequence[Post]) -> torch.Tensor:
+        """Mean over the batch's posts of −log p(tags | text) or its like, with gradient."""
+        ...
+
+    def length(self, post: Post) -> int:
+        """Tokens that a post takes in a batch, for batches of like length."""
+        ...
+
+    def calibrate(self, posts: Sequence[Post]) -> None:
+        """Choose, on held-out posts, what makes confidences fit how often they are right."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the weights (safetensors) and all that opening it again needs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[T]):
+    """One thing to ask of a multimodal LLM, and how to read its answer.
+
+    `pictures` are paths. `messages` (in the form of `groundling.prompts`, with a part
+    `{"type": "image"}` for each picture in order) may depend on how the pictures are sent. `read`
+    makes something of an answer, or raises ValueError with what is wrong with it, in words that
+    the model can mend it by.
+    """
+
+    messages: Callable[[Sequence[Frame]], list[dict[str, Any]]]
+    read: Callable[[str, Sequence[Frame]], T]
+    pictures: tuple[str, ...] = ()
+    max_tokens: int = 512
+
+
+class Assistant(Protocol):
+    """A frozen multimodal LLM that is asked questions; `name` is the model's."""
+
+    name: str
+
+    def ask(
+        self, questions: Sequence[Question[T]], tries: int = 2
+    ) -> Iterator[tuple[int, T | Failure]]:
+        """What `read` makes of each answer, with its place, as they come in.
+
+        Where an answer cannot be read the model is told so and asked again, `tries` times in all;
+        then it is a Failure of stage `answer`. Every other Failure is of the call itself.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """Makes a row of numbers, (n, d) float32, of each text, or of each picture by its path.
+
+    Rows need not have length 1. What cannot be read is a row of zeros.
+    """
+
+    def embed(self, items: Sequence[str]) -> NDArray[np.float32]:
+        """One row an item, in order; an item's row does not depend on its neighbours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An entity of a post with its picture (a path)."""
+
+    image: str
+    text: str
+    name: str
+    type: EntityType
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A case whose answer is known: `box` in original pixels, None where it is not shown."""
+
+    case: Case
+    box: Box | None
+
+
+LocatedCase = tuple[Box | None, str]
+"""A box in original pixels, or None for "not in the picture", and the reasons given."""
 
 
 class DirectGrounder(Protocol):

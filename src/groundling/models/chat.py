@@ -9,6 +9,7 @@ computation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +21,15 @@ import torch
 
 from groundling import team
 from groundling.errors import ImageError, InputError
-from groundling.images import load_image
+from groundling.images import OpenImage, load_image
 from groundling.models import lora
 from groundling.models.base import Sampling
 from groundling.models.checkpoints import open_checkpoint
 from groundling.models.coordinates import Size
-from groundling.models.decoding import Noise
+from groundling.models.decoding import Drawn, Noise
 from groundling.models.engines import Ask, Engine, PackedEngine
 from groundling.models.families import family_of
-from groundling.models.features import OpenImage
+from groundling.models.grounding import NO_NUMBER
 from groundling.models.packing import Laid, Row, sum_by_answer
 from groundling.models.qwen2vl import runs_by_hand
 from groundling.models.stock import StockEngine
@@ -43,11 +44,15 @@ _CHUNK = 8
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The LoRA settings of a new writer; the paper's are rank 32, alpha 64 (ISR §4.1)."""
+    """The LoRA settings of a new writer; the paper's are rank 32, alpha 64 (ISR §4.1).
+
+    `targets` are ends of layers' names within the language model; None takes the family's own.
+    """
 
     rank: int = 32
     alpha: float = 64.0
     seed: int = 0
+    targets: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +106,13 @@ class Chat:
         self.family = family_of(model.config)
         self.open_image = resources.open_image or partial(load_image, root=resources.image_root)
         self._processor = processor
-        targets = self.family.lora_targets
         start = adapter or Adapter()
         if isinstance(start, Path):
-            self.model = lora.attach(model, *lora.settings_of(start), 0, targets)
+            self.model = lora.attach(model, *lora.settings_of(start), seed=0)
             lora.load(self.model, start)
         else:
-            self.model = lora.attach(model, start.rank, start.alpha, start.seed, targets)
+            targets = self.family.lora_targets(model, start.targets)
+            self.model = lora.attach(model, start.rank, start.alpha, targets, start.seed)
         self.wording = Wording(processor, messages)
         self.engine = self._engine(model, resources)
         self._batch_size = resources.batch_size
@@ -165,7 +170,8 @@ class Chat:
         neighbours, as far as floating-point sums allow. `logprob` belongs to the tokens drawn: a
         text that its tokenizer would split otherwise scores a little differently. An answer cut
         at `max_new_tokens` is kept as it stands, with `logprob` None, for its end was not drawn.
-        Temperature 0 gives the greedy answer K times. Raises InputError for a negative
+        Where the model's numbers are none (it overflowed), the question has a Failure of stage
+        "model". Temperature 0 gives the greedy answer K times. Raises InputError for a negative
         temperature, and for fewer than one answer or one token.
         """
         if sampling.temperature < 0 or min(k, sampling.max_new_tokens) < 1:
@@ -173,37 +179,39 @@ class Chat:
         noise = Noise(seed, sampling.max_new_tokens)
         greedy = sampling.temperature == 0
 
-        def run(places: Sequence[int], prompts: Sequence[Laid]) -> list[list[Said]]:
+        def run(places: Sequence[int], prompts: Sequence[Laid]) -> list[list[Said] | Failure]:
             uniforms = None if greedy else np.stack([noise.of(keys[i], k) for i in places])
             drawn = self.engine.draw(
                 prompts, uniforms, sampling.temperature, sampling.max_new_tokens
             )
-            return [
-                [Said(self.wording.text(one.tokens), one.logprob) for one in row]
-                * (k if greedy else 1)
-                for row in drawn
-            ]
+            return [self._said(row, k if greedy else 1) for row in drawn]
 
         return self._each(asks, run)
+
+    def _said(self, row: Sequence[Drawn], times: int) -> list[Said] | Failure:
+        if any(math.isnan(one.logprob or 0.0) for one in row):
+            return Failure(NO_NUMBER, "model")
+        return [Said(self.wording.text(one.tokens), one.logprob) for one in row] * times
 
     def scores(
         self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]
     ) -> list[list[float] | Failure]:
         """log π(text + end | question) in nats at temperature 1, as many texts for each question.
 
-        The texts of one question share its prompt where the family allows.
+        The texts of one question share its prompt where the family allows. Numbers that are none
+        are a Failure of stage "model".
         """
         if len(texts) != len(asks):
             raise InputError(f"got {len(texts)} answers to {len(asks)} queries; wanted as many")
         answers = [tuple(map(self.wording.answer, row)) for row in texts]
 
-        def run(places: Sequence[int], prompts: Sequence[Laid]) -> list[list[float]]:
+        def run(places: Sequence[int], prompts: Sequence[Laid]) -> list[list[float] | Failure]:
             rows = [Row(prompt, answers[i]) for i, prompt in zip(places, prompts, strict=True)]
             logprobs, owners = self.engine.answer_logprobs(rows)
             many = len(rows[0].answers)
             sums = sum_by_answer(logprobs.double(), owners, many * len(rows))
             scores: list[list[float]] = sums.view(-1, many).tolist()
-            return scores
+            return [Failure(NO_NUMBER, "model") if any(map(math.isnan, s)) else s for s in scores]
 
         return self._each(asks, run)
 
@@ -223,12 +231,12 @@ class Chat:
         for ask, prompt, row in zip(asks, self.engine.prompts(asks), texts, strict=True):
             if isinstance(prompt, Failure):
                 kind = ImageError if prompt.stage == "image" else InputError
-                raise kind(f"{ask.subject}: {prompt.reason}")
+                raise kind(f"{ask.told}: {prompt.reason}")
             rows.append(Row(prompt, tuple(map(self.wording.answer, row))))
         return rows
 
     def _each(
-        self, asks: Sequence[Ask], run: Callable[[Sequence[int], Sequence[Laid]], list[T]]
+        self, asks: Sequence[Ask], run: Callable[[Sequence[int], Sequence[Laid]], list[T | Failure]]
     ) -> list[T | Failure]:
         """Run batches of prompts of like length; results come back in the order asked."""
         results: dict[int, T | Failure] = {}

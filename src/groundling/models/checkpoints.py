@@ -6,15 +6,17 @@ A shared module, no backend.
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 
 from groundling.errors import DataError, InputError
-from groundling.models.families import family_of
+from groundling.models import lora
+from groundling.models.families import Family, family_of
+from groundling.models.opening import OPENING_FAULTS, usable_device
 from groundling.models.quiet import quiet_library
 from groundling.records import EntityType, parse_entity_type
 
@@ -24,17 +26,17 @@ def open_checkpoint(
 ) -> tuple[Any, Any]:
     """The model and the processor of a checkpoint folder or hub name.
 
-    Weights go straight to `device`; `four_bit` quantises them on the way (NF4, computing in
-    `dtype`). Raises InputError for what is no checkpoint, for a family that is not supported and
-    where bitsandbytes is missing.
+    Weights go straight to `device`; `four_bit` packs the family's `linear_layers` on the way (NF4,
+    computing in `dtype`) and leaves vision, embeddings and head whole. Raises InputError for what
+    is no checkpoint, for a family that is not supported and where bitsandbytes is missing.
     """
-    how: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
-    if four_bit:
-        how["quantization_config"] = _four_bits(dtype)
+    how: dict[str, Any] = {"dtype": dtype, "device_map": {"": usable_device(device)}}
     try:
         with quiet_library():
             config = AutoConfig.from_pretrained(checkpoint)
             family = family_of(config)
+            if four_bit:
+                how["quantization_config"] = _four_bits(family, dtype)
             model, told = AutoModelForImageTextToText.from_pretrained(
                 checkpoint,
                 use_safetensors=True,
@@ -43,7 +45,7 @@ def open_checkpoint(
                 **how,
             )
             processor = family.open_processor(checkpoint)
-    except (OSError, ValueError) as fault:
+    except OPENING_FAULTS as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(f"{checkpoint}: no checkpoint that can be opened: {reason}") from fault
     if missing := sorted(told["missing_keys"]):
@@ -51,18 +53,38 @@ def open_checkpoint(
             f"{checkpoint}: {len(missing)} weights are missing, first {missing[0]}; "
             "transformers would leave them random"
         )
+    if four_bit:
+        _keep_exact(lora.linear_layers(model, family.linear_layers))
     return model, processor
 
 
-def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
-    if find_spec("bitsandbytes") is None:
+def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation (QLoRA, arXiv:2305.14314, §3) for the family's linear layers."""
+    if not is_bitsandbytes_available():
         raise InputError("load_in_4bit needs bitsandbytes; install groundling[quantised]")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[rf"(?!(?:{family.linear_layers})$).*"],
     )
+
+
+def _keep_exact(layers: dict[str, Any]) -> None:
+    """Refuse or avoid what bitsandbytes (0.50) gets wrong on a CPU; raises InputError.
+
+    It scales by the wrong blocks of 64 weights where a row does not hold whole blocks. And with
+    AVX512-BF16 the first pass without gradients would lay weights out anew, for a product in
+    bfloat16 that gradients do not go back through.
+    """
+    for name, layer in layers.items():
+        if layer.weight.device.type == "cpu" and layer.in_features % 64:
+            raise InputError(
+                f"{name}: {layer.in_features} inputs; wanted a multiple of 64 for load_in_4bit on "
+                "a CPU; use a GPU or leave it out"
+            )
+        layer.support_avx512bf16_for_cpu = False
 
 
 def read_known_names(path: Path) -> frozenset[tuple[str, EntityType]] | None:

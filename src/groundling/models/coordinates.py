@@ -18,27 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from groundling.records import Box, Failure
+from groundling.errors import InputError
+from groundling.records import Box, Failure, Frame, Size
+
+__all__ = ["Convention", "ConventionName", "Frame", "Size"]
 
 ConventionName = Literal["relative-1000", "relative-1", "resized-pixels", "pixels"]
 """The conventions known here."""
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 _SHARES: dict[str, tuple[float, float]] = {
     "relative-1000": (1000.0, 1.0),
     "relative-1": (1.0, 0.001),
 }
 """Full scale and unit of the conventions that count shares of a side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The sizes of a picture: as annotated, and as the model was given it (in pixels)."""
-
-    original_wh_px: Size
-    resized_wh_px: Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +103,21 @@ class Convention:
         if self.unit == 1.0:
             return float(round(inside))
         return round(round(inside / self.unit) * self.unit, 9)
+
+
+def inside_picture(box: Box, size_wh_px: Size, where: str = "") -> Box:
+    """The part of a gold box that lies in its picture.
+
+    Raises InputError where that has no area, with `where` in front.
+    """
+    width, height = size_wh_px
+    part = Box(max(box.x1, 0), max(box.y1, 0), min(box.x2, width), min(box.y2, height))
+    if part.area > 0:
+        return part
+    raise InputError(
+        f"{where}{': ' * bool(where)}box {list(box.xyxy)} is empty or not in its picture of "
+        f"{width} × {height} px; check the annotation and the picture"
+    )
 
 
 def _failure(reason: str) -> Failure:

@@ -39,7 +39,8 @@ class Drawn:
     """One drawn answer: its tokens without the end token, and log π of all of them and the end.
 
     `logprob` is at temperature 1, in nats; None where the answer was cut at the longest length
-    allowed, so that no end token was drawn.
+    allowed, so that no end token was drawn. It is NaN, cut or not, where the model gave numbers
+    that are none: such tokens mean nothing.
     """
 
     tokens: tuple[int, ...]
@@ -83,10 +84,11 @@ class Answers:
 
     def result(self) -> list[list[Drawn]]:
         """The answers in order; those that never ended carry no log-probability."""
-        growing, logprobs = self.growing.tolist(), self._logprobs.tolist()
+        cut = (self.growing & ~self._logprobs.isnan()).tolist()
+        logprobs = self._logprobs.tolist()
         return [
             [
-                Drawn(_until(tokens, self._end), None if growing[row][k] else logprobs[row][k])
+                Drawn(_until(tokens, self._end), None if cut[row][k] else logprobs[row][k])
                 for k, tokens in enumerate(answers)
             ]
             for row, answers in enumerate(self._tokens.tolist())

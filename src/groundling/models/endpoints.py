@@ -5,17 +5,20 @@ The same part as `groundling.models.registry` plays for models in this process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from groundling.errors import InputError
 from groundling.models.api.settings import EndpointConfig
+from groundling.models.base import Sampling
+from groundling.records import Expression, Failure, Query
 from groundling.settings import describe, load_config
 
 if TYPE_CHECKING:
+    from groundling.models.api.assistant import ApiAssistant
     from groundling.models.api.expert import ApiExpert
     from groundling.models.api.grounder import ApiDirectGrounder
     from groundling.models.api.ledger import Prices
@@ -92,6 +95,12 @@ class Endpoint:
 
         return ApiDirectGrounder(self.client, self._pictures)
 
+    def assistant(self) -> ApiAssistant:
+        """Whatever else one may ask."""
+        from groundling.models.api.assistant import ApiAssistant
+
+        return ApiAssistant(self.client, self._pictures)
+
     def bill(self) -> Bill:
         """What was used up to now."""
         now, total = self.client.ledger.now, self.client.ledger.total
@@ -111,13 +120,48 @@ class Endpoint:
     def __enter__(self) -> Endpoint:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class EndpointSampler:
+    """A vLLM server that draws from one LoRA adapter after the other (`models.base.Sampler`).
+
+    `settings` are keys of `EndpointConfig`. Pictures go there without loss and unshrunk, so that
+    the server sees what the writer sees; how large they may become is the server's to say
+    (`--mm-processor-kwargs`). Raises ConfigError for settings that are none.
+    """
+
+    _LIKE_THE_WRITER: ClassVar[Mapping[str, object]] = {
+        "api_key_env": None,
+        "picture_format": "png",
+        "max_pixels": None,
+    }
+
+    def __init__(self, url: str, settings: Mapping[str, object]) -> None:
+        fixed = {"endpoint": url, "server": "vllm", "model": "adapter"}
+        self._config = endpoint_config({**self._LIKE_THE_WRITER, **settings, **fixed})
+        self._endpoint: Endpoint | None = None
+
+    def follow(self, adapter: Path, scratch: Path) -> None:
+        """Have the server load an adapter; answers are kept in `scratch`. Raises InputError."""
+        self.close()
+        self._endpoint = Endpoint(self._config, cache=scratch / "answers")
+        self._endpoint.client.load_adapter(adapter)
+
+    def sample(
+        self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
+    ) -> list[list[Expression] | Failure]:
+        """K expressions a query from the adapter that is followed; see `ApiWriter.sample`."""
+        if self._endpoint is None:
+            raise InputError("no adapter to draw from; call follow first")
+        return self._endpoint.writer().sample(queries, k, sampling, seed, source)
+
+    def close(self) -> None:
+        """Close connections."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
 
 
 def endpoint_config(overrides: Mapping[str, object], path: Path | None = None) -> EndpointConfig:

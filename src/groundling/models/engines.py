@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from groundling.images import OpenImage
 from groundling.models.decoding import Drawn, draw
-from groundling.models.features import FeatureStore, OpenImage
+from groundling.models.features import FeatureStore
 from groundling.models.packing import Laid, Prompt, Row, answer_logprobs
 from groundling.models.qwen2vl import PictureRules, Qwen2VL
 from groundling.models.wording import Wording
@@ -23,10 +24,19 @@ P = TypeVar("P", bound=Laid)
 
 
 class Ask(NamedTuple):
-    """One question: about which picture (its path), and what it is put about."""
+    """One question: about which picture (its path), and what it is put about.
+
+    `query` is the id of the query that it stands for, where there is one: errors name it.
+    """
 
     image: str
     subject: str
+    query: str = ""
+
+    @property
+    def told(self) -> str:
+        """The question in an error."""
+        return f"{self.query}: {self.subject}" if self.query else self.subject
 
 
 class Engine(Protocol[P]):
@@ -85,10 +95,10 @@ class PackedEngine:
         """One prompt a question, its picture's features computed."""
         images = self._features.get(ask.image for ask in asks)
         made: list[Prompt | Failure] = []
-        for path, subject in asks:
-            image = images[path]
+        for ask in asks:
+            image = images[ask.image]
             made.append(
-                image if isinstance(image, Failure) else self._wording.prompt(subject, image)
+                image if isinstance(image, Failure) else self._wording.prompt(ask.subject, image)
             )
         return made
 

@@ -6,18 +6,15 @@ A shared module, no backend.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 
 from PIL import Image
 
 from groundling.errors import ImageError
-from groundling.images import PictureKey, picture_key
+from groundling.images import OpenImage, PictureKey, picture_key
 from groundling.models.qwen2vl import ImageTokens, Qwen2VL
 from groundling.records import Failure
-
-OpenImage = Callable[[str], Image.Image]
-"""Returns the RGB picture at a path; raises ImageError."""
 
 _GROUP = 64
 """Pictures opened and sent through the tower together."""

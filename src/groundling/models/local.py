@@ -181,7 +181,7 @@ class LocalWriter:
 
 
 def _ask(query: Query) -> Ask:
-    return Ask(query.image, entity_phrase(query.name, query.type))
+    return Ask(query.image, entity_phrase(query.name, query.type), query.id)
 
 
 def _texts(example: Demonstration | Preference) -> tuple[str, ...]:

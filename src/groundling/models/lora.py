@@ -1,4 +1,4 @@
-"""One LoRA adapter, named `default`, on every linear layer of a language model (Hu et al. 2021).
+"""One LoRA adapter, named `default`, on linear layers of a language model (Hu et al. 2021).
 
 The adapter starts from a seed of its own, is stored in PEFT's layout, and is replaced in place.
 A shared module, no backend.
@@ -8,36 +8,74 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from groundling import team
 from groundling.errors import InputError
+from groundling.models.saving import saving
 
 NAME = "default"
 """PEFT's own default name; TRL takes π_ref to be π_{t−1} only for an adapter of this name."""
 
-TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Every linear layer of the language model's blocks, never the vision's; matched in full."""
+_INSIDE = ".*language_model.*"
+"""Names of what is in the language model, in every family."""
 
 MERGE_LIMIT = 500_000_000
 """Largest number of adapted weights for which `merged` keeps a second copy of them."""
 
 
-def attach(model: Any, rank: int, alpha: float, seed: int, targets: str = TARGETS) -> Any:
+def within(*names: str) -> str:
+    """The pattern of layers in the language model whose names end in one of `names`."""
+    return rf"{_INSIDE}\.({'|'.join(map(re.escape, names))})"
+
+
+def named(model: Any, names: Sequence[str]) -> str:
+    """The same; raises InputError for a name that no linear layer of the language model has."""
+    inside = linear_layers(model, _INSIDE)
+    for name in names:
+        if not any(path.endswith(f".{name}") for path in inside):
+            raise InputError(
+                f"lora.targets: got {name!r}; wanted linear layers of the language model by the "
+                f"ends of their names, such as {_last_parts(inside)}"
+            )
+    return within(*names)
+
+
+def linear_layers(model: Any, pattern: str) -> dict[str, nn.Linear]:
+    """The linear layers whose names match a pattern in full, by name."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(pattern, path)
+    }
+
+
+def attach(model: Any, rank: int, alpha: float, targets: str, seed: int) -> Any:
     """Wrap `model` with a fresh adapter that changes nothing yet; freeze all the rest.
 
-    `targets` is a pattern that the names of the adapted layers match in full.
+    `targets` is a pattern that the names of the adapted layers match in full. Raises InputError
+    where it matches nothing, or more than linear layers of the language model: features of pictures
+    are kept, so the vision tower must stay as it is.
     """
+    inside = linear_layers(model, _INSIDE)
+    found = {path for path, _ in model.named_modules() if re.fullmatch(targets, path)}
+    if not found or not found <= inside.keys():
+        raise InputError(
+            f"no adapter can be on {min(found - inside.keys(), default=targets)}; "
+            f"wanted linear layers of the language model, such as {_last_parts(inside)}"
+        )
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -86,7 +124,8 @@ def save(model: Any, folder: Path) -> None:
         }
     if not team.leads():
         return
-    model.save_pretrained(folder, save_embedding_layers=False, **settings)
+    with saving(folder):
+        model.save_pretrained(folder, save_embedding_layers=False, **settings)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -96,31 +135,49 @@ def save(model: Any, folder: Path) -> None:
         path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def settings_of(folder: Path) -> tuple[int, float]:
-    """Rank and α of a stored adapter. Raises InputError where `folder` holds none of ours."""
+class Stored(NamedTuple):
+    """What a stored adapter says of itself; `targets` is the pattern of its layers' names."""
+
+    rank: int
+    alpha: float
+    targets: str
+
+
+def settings_of(folder: Path) -> Stored:
+    """Rank, α and layers of a stored adapter; raises InputError where `folder` holds none.
+
+    Other programs store a list of layers' names, which stands for those in the language model.
+    """
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder}: no adapter_config.json; wanted a folder that PEFT wrote")
     settings = LoraConfig.from_pretrained(folder)
-    return int(settings.r), float(settings.lora_alpha)
+    targets = settings.target_modules or ()
+    pattern = targets if isinstance(targets, str) else within(*sorted(targets))
+    return Stored(int(settings.r), float(settings.lora_alpha), pattern)
 
 
-def load(model: Any, folder: Path) -> None:
-    """Replace the adapter's weights by those in `folder`.
+def read(model: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the adapter in `folder`, which fit those of `model`, by PEFT's names.
 
     Raises InputError where the folder holds no adapter, or one of another rank, α or set of layers.
     """
     own = model.peft_config[NAME]
     stored = settings_of(folder)
-    if stored != (own.r, own.lora_alpha):
+    if (stored.rank, stored.alpha) != (own.r, own.lora_alpha):
         raise InputError(
-            f"{folder}: adapter of rank {stored[0]}, alpha {stored[1]:g}; "
+            f"{folder}: adapter of rank {stored.rank}, alpha {stored.alpha:g}; "
             f"wanted {own.r}, {own.lora_alpha:g}: load the writer with those settings"
         )
     try:
         weights = load_file(folder / "adapter_model.safetensors")
     except (OSError, SafetensorError) as fault:
         raise InputError(f"{folder}: adapter_model.safetensors cannot be read ({fault})") from fault
-    expected = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    expected = _stored_names(model)
+    held, wanted = (_last_parts(_layer(key) for key in keys) for keys in (weights, expected))
+    if held != wanted:
+        raise InputError(
+            f"{folder}: adapter on {held}; wanted {wanted}: load the writer with those targets"
+        )
     odd = sorted(weights.keys() ^ expected.keys()) + sorted(
         name
         for name in weights.keys() & expected.keys()
@@ -131,11 +188,26 @@ def load(model: Any, folder: Path) -> None:
             f"{folder}: {len(odd)} tensors do not fit this model, first {odd[0]}; "
             "wanted an adapter trained on the same base model"
         )
+    return weights
+
+
+def load(model: Any, folder: Path) -> None:
+    """Replace the adapter's weights by those in `folder`. Raises what `read` raises."""
+    weights = read(model, folder)
     if team.is_sharded(model):
+        held = _stored_names(model)
         for name, value in weights.items():
-            team.fill(expected[name], value)
+            team.fill(held[name], value)
         return
     set_peft_model_state_dict(model, weights, adapter_name=NAME)
+
+
+def _stored_names(model: Any) -> dict[str, torch.Tensor]:
+    """The adapter's parameters by the names that PEFT stores them under."""
+    held: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, adapter_name=NAME, save_embedding_layers=False
+    )
+    return held
 
 
 @contextmanager
@@ -143,9 +215,9 @@ def merged(model: Any) -> Iterator[None]:
     """Inside, every adapted layer is one matrix W + (α / r) B A, without gradients.
 
     On leaving, the base weights are the very tensors that they were: PEFT's own merge subtracts
-    what it added, which rounds. Models in half precision, where the sum would round, and models
-    over MERGE_LIMIT are left as they are, which gives the same answers more slowly; so are models
-    whose parameters are shared out over a team.
+    what it added, which rounds. Models in half precision or in 4 bits, where the sum would round,
+    and models over MERGE_LIMIT are left as they are, which gives the same answers more slowly; so
+    are models whose parameters are shared out over a team.
     """
     if team.is_sharded(model):
         with torch.no_grad(), team.assembled(model):
@@ -173,3 +245,13 @@ def merged(model: Any) -> Iterator[None]:
 
 def _layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _layer(key: str) -> str:
+    """The layer that a stored tensor adapts: its name without `.lora_A.weight`."""
+    return key.partition(".lora_")[0]
+
+
+def _last_parts(paths: Iterable[str]) -> str:
+    """The different last parts of names, as a list in words."""
+    return ", ".join(sorted({path.rpartition(".")[2] for path in paths}))

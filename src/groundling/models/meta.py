@@ -8,8 +8,8 @@ their hub name, or from the hub's local cache; nothing is downloaded.
 from __future__ import annotations
 
 import json
-import re
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ from transformers.utils import cached_file
 
 from groundling.config import GrounderConfig, WriterConfig
 from groundling.errors import InputError
+from groundling.models import lora
 from groundling.models.families import Family, family_of
 from groundling.models.ofa.config import SIZES, OFAConfig, published
 from groundling.models.ofa.decoder import CODE_ONLY
@@ -33,6 +34,7 @@ from groundling.models.ofa.model import OFAModel
 from groundling.models.qwen2vl import runs_by_hand
 from groundling.models.registry import packaged
 from groundling.planning.outline import (
+    BLOCK,
     ChatOutline,
     GrounderOutline,
     OfaOutline,
@@ -46,12 +48,15 @@ Facts = dict[str, Any]
 """A config.json."""
 
 
-def outline_writer(config: WriterConfig) -> ChatOutline:
-    """The sizes of a writer. Raises InputError where its configuration cannot be found or used."""
+def outline_writer(config: WriterConfig, targets: Sequence[str] | None = None) -> ChatOutline:
+    """The sizes of a writer whose adapter is on `targets`, as in `LoraConfig`.
+
+    Raises InputError where its configuration cannot be found or used.
+    """
     path = config.path or (str(packaged("writer")) if config.backend == "tiny" else None)
     if path is None:
         raise InputError("writer.path: missing; wanted the folder or hub name of its weights")
-    return _chat_outline(path)
+    return _chat_outline(path, _fixed(targets))
 
 
 def outline_grounder(config: GrounderConfig) -> GrounderOutline:
@@ -65,57 +70,62 @@ def outline_grounder(config: GrounderConfig) -> GrounderOutline:
     if config.backend == "ofa":
         return outline_ofa(config.path)
     if config.backend == "vlm":
-        return _chat_outline(config.path)
+        return _chat_outline(config.path, _fixed(config.lora.targets))
     return _detector_outline(config.path)
 
 
 @lru_cache(maxsize=32)
-def _chat_outline(path: str) -> ChatOutline:
-    return outline_chat(path, find_facts(path))
+def _chat_outline(path: str, targets: tuple[str, ...] | None) -> ChatOutline:
+    return outline_chat(path, find_facts(path), targets)
 
 
-def outline_chat(name: str, facts: Facts) -> ChatOutline:
+def outline_chat(name: str, facts: Facts, targets: Sequence[str] | None = None) -> ChatOutline:
     """The sizes of the multimodal language model that a config.json describes.
 
-    Raises InputError for a family that is not supported.
+    Raises InputError for a family that is not supported and for targets that it does not have.
     """
     config = _open_config(name, facts)
     family = family_of(config)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
     model.tie_weights()
-    return read_outline(name, model, family)
+    return read_outline(name, model, family, targets)
 
 
-def read_outline(name: str, model: Any, family: Family) -> ChatOutline:
+def read_outline(
+    name: str, model: Any, family: Family, targets: Sequence[str] | None = None
+) -> ChatOutline:
     """The sizes of a model in memory, on whichever device."""
-    text = model.config.get_text_config()
     layers = dict(model.model.named_modules(prefix="model"))
-    adapted = [
-        module
-        for path, module in layers.items()
-        if isinstance(module, nn.Linear) and re.fullmatch(family.lora_targets, path)
-    ]
-    linear = [module.weight.numel() for module in layers.values() if isinstance(module, nn.Linear)]
+    adapted = lora.linear_layers(model, family.lora_targets(model, targets))
+    packed = lora.linear_layers(model, family.linear_layers).values()
     tower = getattr(model.model, "visual", None) or getattr(model.model, "vision_tower", None)
     tower = tower if tower is not None else model.model.vision_model
     return ChatOutline(
         name=name,
         model_type=model.config.model_type,
         parameters=_count(model),
-        linear=sum(linear),
-        largest=max(linear),
+        linear=sum(module.weight.numel() for module in packed),
+        largest=max(module.weight.numel() for module in packed),
         vision_parameters=_count(tower),
-        adapter_width=sum(module.in_features + module.out_features for module in adapted),
+        adapter_width=sum(module.in_features + module.out_features for module in adapted.values()),
         adapted=len(adapted),
-        text=_text_shape(text, layers),
-        vision=_vision_shape(model.config.vision_config),
+        text=_text_shape(model.config, layers, adapted),
+        vision=_vision_shape(model.config, tower),
         packs=family.packs,
         by_hand=runs_by_hand(model.config),
     )
 
 
-def _text_shape(text: Any, layers: dict[str, nn.Module]) -> TextShape:
+def _fixed(targets: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Targets as something that can be remembered by."""
+    return None if targets is None else tuple(targets)
+
+
+def _text_shape(
+    config: Any, layers: dict[str, nn.Module], adapted: dict[str, nn.Linear]
+) -> TextShape:
+    text = config.get_text_config()
     kinds = getattr(text, "layer_types", None) or []
     return TextShape(
         layers=text.num_hidden_layers,
@@ -128,16 +138,29 @@ def _text_shape(text: Any, layers: dict[str, nn.Module]) -> TextShape:
         head_norms=any(path.endswith("self_attn.q_norm") for path in layers),
         crossing=len(getattr(text, "cross_attention_layers", None) or []),
         recurrent=sum(kind == "linear_attention" for kind in kinds),
+        adapted=frozenset(path.rpartition(".")[2] for path in adapted) & BLOCK,
+        recurrent_width=getattr(text, "linear_num_value_heads", 0)
+        * getattr(text, "linear_value_head_dim", 0),
+        deep=len(getattr(config.vision_config, "deepstack_visual_indexes", None) or []),
     )
 
 
-def _vision_shape(vision: Any) -> VisionShape:
+def _vision_shape(config: Any, tower: nn.Module) -> VisionShape:
+    vision = config.vision_config
     hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
     inner = getattr(vision, "intermediate_size", None) or int(hidden * vision.mlp_ratio)
-    merge = getattr(vision, "spatial_merge_size", None)
-    fold = {"internvl_vision": 2}.get(vision.model_type, 1)  # pixel shuffle by downsample_ratio 0.5
+    shuffled = round(1 / getattr(config, "downsample_ratio", 1))  # InternVL's pixel shuffle
+    merge = getattr(vision, "spatial_merge_size", None) or shuffled
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
-    return VisionShape(hidden, inner, (merge or fold) ** 2, patch * (merge or fold))
+    hands_on_all = hasattr(vision, "intermediate_layers_indices")  # Mllama
+    return VisionShape(
+        hidden=hidden,
+        inner=inner,
+        patches=merge**2,
+        unit_px=patch * merge,
+        rotary=hasattr(tower, "rotary_pos_emb"),
+        kept=vision.num_hidden_layers + vision.num_global_layers if hands_on_all else 0,
+    )
 
 
 @lru_cache(maxsize=8)

@@ -33,6 +33,9 @@ MODEL_TYPE = "qwen2_vl"
 """The `model_type` of the checkpoints this module can run."""
 
 
+TOWER_PATCHES = 1 << 14
+"""Patches that go through the vision tower together at most: what bounds its memory."""
+
 Qwen2VLProcessor: Any = without_video(processing_qwen2_vl.Qwen2VLProcessor)
 """The stock processor without its video half."""
 
@@ -144,18 +147,24 @@ class Qwen2VL:
 
     @torch.no_grad()
     def look(self, pictures: Sequence[Image.Image]) -> list[ImageTokens]:
-        """The image tokens of fitted pictures; those of one size go through the tower together."""
+        """The image tokens of fitted pictures; those of one size go through the tower together.
+
+        At most TOWER_PATCHES patches at once, but always one picture.
+        """
         sizes = [picture.size for picture in pictures]
         seen: dict[int, ImageTokens] = {}
         for size_wh_px in dict.fromkeys(sizes):
             places = [place for place, size in enumerate(sizes) if size == size_wh_px]
-            patches = self.rules.patches([pictures[place] for place in places])
             columns, rows = (
                 side // (self.rules.patch_px * self.rules.merge) for side in size_wh_px
             )
-            features = self.tower(patches.to(self.device, self.dtype), (rows, columns))
-            for place, feature in zip(places, features, strict=True):
-                seen[place] = ImageTokens(feature.clone(), (rows, columns))
+            together = max(1, TOWER_PATCHES // (rows * columns * self.rules.merge**2))
+            for start in range(0, len(places), together):
+                part = places[start : start + together]
+                patches = self.rules.patches([pictures[place] for place in part])
+                features = self.tower(patches.to(self.device, self.dtype), (rows, columns))
+                for place, feature in zip(part, features, strict=True):
+                    seen[place] = ImageTokens(feature.clone(), (rows, columns))
         return [seen[place] for place in range(len(pictures))]
 
     def tower(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundling.config import GrounderConfig, LoraConfig, WriterConfig
+from groundling.config import GrounderConfig, IsrConfig, LoraConfig, WriterConfig
+from groundling.config_gmner import InContextConfig, TaggerConfig
 from groundling.errors import InputError
-from groundling.models.base import DirectLearner, Grounder, Writer
+from groundling.models.base import (
+    Case,
+    DirectLearner,
+    Embedder,
+    Grounder,
+    LocatedCase,
+    Question,
+    Sampler,
+    Solved,
+    TrainableTagger,
+    Writer,
+)
+from groundling.records import Post, Scheme
 
 if TYPE_CHECKING:
     import torch
 
     from groundling.models.chat import Chat
+    from groundling.models.coordinates import ConventionName
     from groundling.models.wording import Messages
 
 
@@ -26,7 +41,7 @@ def packaged(name: str) -> Path:
 def open_writer(
     config: WriterConfig, lora: LoraConfig, seed: int, adapter: Path | None = None
 ) -> Writer:
-    """A writer with a fresh adapter (rank, α, seed), or with the one stored in `adapter`.
+    """A writer with a fresh adapter, or with the one stored in `adapter` and its own settings.
 
     Raises InputError for a missing path and for what is no checkpoint.
     """
@@ -48,40 +63,52 @@ def open_grounder(config: GrounderConfig, tuned: Path | None = None) -> Grounder
 
         return TinyGrounder.load(tuned or Path(_checkpoint("tiny", config.path, "grounder")))
     checkpoint = _checkpoint(config.backend, config.path, "grounder")
+    if config.backend == "vlm":
+        from groundling.models.vlm import VlmGrounder
+
+        return VlmGrounder(_chat(config, checkpoint, VlmGrounder.QUESTION, config.lora, 0, tuned))
+    from groundling.models.grounding import Compute
+
+    compute = Compute(device_of(config), _dtype(config), config.batch_size)
     if config.backend == "ofa":
         from groundling.models.ofa import OFAGrounder
 
         return OFAGrounder.load(
             tuned or checkpoint,
-            device=device_of(config),
-            dtype=_dtype(config),
+            compute,
             beams=config.beams,
             label_smoothing=config.label_smoothing,
             drop_path=config.drop_path,
-            batch_size=config.batch_size,
             gradient_checkpointing=config.checkpointing,
         )
-    if config.backend == "vlm":
-        from groundling.models.vlm import VlmGrounder
-
-        return VlmGrounder(_chat(config, checkpoint, VlmGrounder.QUESTION, config.lora, 0, tuned))
     if config.backend == "dino":
         from groundling.models.detectors import DinoGrounder
 
-        return DinoGrounder.load(
-            tuned or checkpoint,
-            device=device_of(config),
-            dtype=_dtype(config),
-            batch_size=config.batch_size,
-            max_pixels=config.max_pixels,
-        )
+        return DinoGrounder.load(tuned or checkpoint, compute, max_pixels=config.max_pixels)
     from groundling.models.detectors import FlorenceGrounder
 
-    return FlorenceGrounder.load(
-        checkpoint,
-        device=device_of(config),
-        dtype=_dtype(config),
-        batch_size=config.batch_size,
+    return FlorenceGrounder.load(checkpoint, compute)
+
+
+def open_sampler(config: IsrConfig) -> Sampler:
+    """The configured way to draw from the writer other than by itself.
+
+    Raises InputError for settings that do not fit, ConfigError for unknown ones.
+    """
+    sampler, writer = config.sampler, config.writer
+    if sampler.backend == "endpoint":
+        from groundling.models.endpoints import EndpointSampler
+
+        assert sampler.url is not None
+        return EndpointSampler(sampler.url, sampler.settings)
+    from groundling.models.vllm_sampler import VllmSampler
+
+    return VllmSampler.load(
+        _checkpoint(writer.backend, writer.path, "writer"),
+        rank=config.lora.rank,
+        dtype=writer.dtype,
+        max_pixels=writer.max_pixels,
+        memory_share=sampler.memory,
     )
 
 
@@ -96,6 +123,64 @@ def open_direct(
     return VlmDirectGrounder(_chat(config, checkpoint, question, lora, seed, adapter))
 
 
+def open_tagger(
+    config: TaggerConfig,
+    scheme: Scheme,
+    folder: Path | None = None,
+    *,
+    seed: int = 0,
+    posts: Sequence[Post] = (),
+) -> TrainableTagger:
+    """A tagger by name, as its `save` left it in `folder`, or else a fresh one.
+
+    `seed` and `posts`, whose words and characters it gets to know, are for a fresh one. Raises
+    InputError for what cannot be opened.
+    """
+    device = _device(config.device)
+    if config.backend == "bilstm":
+        from groundling.models.taggers.bilstm import BilstmTagger
+
+        if folder is not None:
+            return BilstmTagger.load(folder, scheme, config, device)
+        return BilstmTagger.fresh(scheme, config, device, seed, posts)
+    from groundling.models.taggers.encoder import EncoderTagger
+
+    if folder is not None:
+        return EncoderTagger.load(folder, scheme, config, device)
+    from groundling.models.embeddings import packaged_minilm
+
+    named = config.path
+    checkpoint = packaged_minilm() if named is None else _checkpoint("encoder", named, "encoder")
+    return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
+
+
+def open_embedders(settings: InContextConfig) -> tuple[Embedder, Embedder]:
+    """What makes vectors of texts, and of pictures. Raises InputError for what is no encoder."""
+    from groundling.models.embeddings import open_picture_embedder, open_text_embedder
+
+    device = _device("auto")
+    return (
+        open_text_embedder(settings.text_encoder, device),
+        open_picture_embedder(settings.image_encoder, device),
+    )
+
+
+def open_question(
+    convention: ConventionName, max_tokens: int
+) -> Callable[[Case, Sequence[Solved]], Question[LocatedCase]]:
+    """How a case and its solved examples become a question with boxes in a convention."""
+    from groundling.models.in_context import in_context_question
+
+    return lambda case, shown: in_context_question(case, shown, convention, max_tokens)
+
+
+def open_index() -> Callable[..., list[list[int]]]:
+    """An approximate search for the nearest examples, as `selection.nearest`."""
+    from groundling.models.faiss_index import approximately_nearest
+
+    return approximately_nearest
+
+
 def _chat(
     config: WriterConfig | GrounderConfig,
     checkpoint: str,
@@ -106,10 +191,11 @@ def _chat(
 ) -> Chat:
     from groundling.models.chat import Adapter, Chat, Resources
 
+    fresh = Adapter(lora.rank, lora.alpha, seed, lora.targets)
     return Chat.load(
         checkpoint,
         question,
-        adapter=adapter if adapter is not None else Adapter(lora.rank, lora.alpha, seed),
+        adapter=adapter or fresh,
         device=device_of(config),
         dtype=_dtype(config),
         four_bit=config.load_in_4bit,
@@ -136,11 +222,17 @@ def _checkpoint(backend: str, path: str | None, kind: str) -> str:
 
 def device_of(config: WriterConfig | GrounderConfig) -> str:
     """The device that a configuration means; tiny models are no slower on the CPU."""
-    if config.device != "auto":
-        return config.device
+    tiny = config.backend == "tiny" and config.device == "auto"
+    return "cpu" if tiny else _device(config.device)
+
+
+def _device(device: str) -> str:
+    """A device, where `auto` is a GPU if there is one."""
+    if device != "auto":
+        return device
     import torch
 
-    return "cuda" if config.backend != "tiny" and torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(config: WriterConfig | GrounderConfig) -> torch.dtype:

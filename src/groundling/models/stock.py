@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 
 from groundling.errors import ImageError
+from groundling.images import OpenImage
 from groundling.losses import token_logprobs
 from groundling.models.decoding import THIN, Answers, Drawn, choose
 from groundling.models.engines import Ask
 from groundling.models.families import Family
 from groundling.models.families.base import fit_area
-from groundling.models.features import OpenImage
 from groundling.models.packing import Layout, Row, TokenIds, lay_out, visibility
 from groundling.models.wording import Wording
 from groundling.records import Failure
+from groundling.team import team
 
 _PER_TOKEN = "cross_attention_mask"
 """The one input that has a row for every token and is not ours to make (Mllama)."""
@@ -123,6 +124,7 @@ class StockEngine:
             drawn = None if uniforms is None else uniforms[:, :, step][answers.growing]
             holders = grown.rows_of(answers.growing)
             tokens, logprobs = choose(grown.logits.float(), holders, drawn, temperature)
+            tokens = team().agreed(tokens)
             on = answers.add(step, tokens, logprobs)
             if step + 1 == steps or not bool(on.any()):
                 break

@@ -19,6 +19,7 @@ from groundling import team
 from groundling.errors import ImageError, InputError
 from groundling.images import PictureKey, load_image, picture_key
 from groundling.models.base import GroundingExample
+from groundling.models.saving import saving
 from groundling.models.tiny_net import TinyGrounderConfig, TinyGrounderNet
 from groundling.records import Box, Failure, Grounded
 
@@ -36,6 +37,7 @@ class TinyGrounder:
 
     def __init__(self, net: TinyGrounderNet, kept_pictures: int = 4096) -> None:
         self.net = net
+        team.keep_whole(net)  # it stays on the CPU, where FSDP would not leave it
         self.kept_pictures = kept_pictures
         self._index = {word: i + _FIRST_WORD for i, word in enumerate(net.config.words)}
         self._pixels: OrderedDict[PictureKey, tuple[Tensor, tuple[int, int]]] = OrderedDict()
@@ -65,14 +67,14 @@ class TinyGrounder:
 
     def save_as(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the weights in another precision; half of float32 is ample for a shipped model."""
-        whole = {name: team.whole(t.detach()) for name, t in self.net.state_dict().items()}
         if not team.leads():
             return
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(asdict(self.net.config), indent=1) + "\n"
         (folder / "config.json").write_text(config, encoding="utf-8")
-        state = {name: t.to(dtype).contiguous() for name, t in whole.items()}
-        save_file(state, folder / "model.safetensors")
+        state = {name: t.to(dtype).contiguous() for name, t in self.net.state_dict().items()}
+        with saving(folder):
+            save_file(state, folder / "model.safetensors")
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every weight, by name."""
@@ -139,7 +141,7 @@ class TinyGrounder:
             try:
                 encoded[path] = self._encoded(path)
             except ImageError as error:
-                answers.update(dict.fromkeys(rows, Failure(str(error), "ground")))
+                answers.update(dict.fromkeys(rows, Failure(str(error), "image")))
         if encoded:
             tokens = self.tokens([[requests[r][1] for r in by_picture[p]] for p in encoded])
             boxes, scores = self.decode(torch.stack(list(encoded.values())), tokens)

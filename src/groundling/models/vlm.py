@@ -13,18 +13,16 @@ from pathlib import Path
 
 import torch
 
+from groundling.errors import ImageError
 from groundling.images import PictureKey, picture_key
 from groundling.losses import sft_loss
 from groundling.models import lora
 from groundling.models.base import DirectExample, GroundingExample, Sampling
 from groundling.models.chat import Chat, Said
-from groundling.models.coordinates import Frame
+from groundling.models.coordinates import Frame, inside_picture
 from groundling.models.engines import Ask
 from groundling.prompts import ask_for_box, entity_phrase, locate_messages
 from groundling.records import ABSENT, Box, Failure, Grounded, Prediction, Query
-
-ANSWER_CHUNK = 512
-"""Queries that a direct grounder works on together: what a stop can cost."""
 
 _LONGEST = Sampling(temperature=0.0, max_new_tokens=48)
 """Room for the longest box in any form, and for the sentence that says "absent"."""
@@ -51,7 +49,7 @@ class _BoxChat:
         """Write the adapter in PEFT's layout; the base weights stay where they are."""
         lora.save(self.chat.model, folder)
 
-    def _read(self, asks: Sequence[Ask]) -> list[tuple[Box | None, float | None] | Failure]:
+    def _read(self, asks: Sequence[Ask]) -> list[tuple[Box | None, float] | Failure]:
         """The greedy answer to each question, a box or "absent", and its probability."""
         drawn = self.chat.draw(asks, [""] * len(asks), 1, _LONGEST, seed=0)
         return [
@@ -59,25 +57,34 @@ class _BoxChat:
             for ask, row in zip(asks, drawn, strict=True)
         ]
 
-    def _box(self, ask: Ask, said: Said) -> tuple[Box | None, float | None] | Failure:
+    def _box(self, ask: Ask, said: Said) -> tuple[Box | None, float] | Failure:
+        if said.logprob is None:
+            most = _LONGEST.max_new_tokens
+            return Failure(f"the answer was cut off after {most} tokens", "parse")
         box = self._words.read(said.text, self._frame(ask.image))
-        if isinstance(box, Failure):
-            return box
-        return box, None if said.logprob is None else math.exp(said.logprob)
+        return box if isinstance(box, Failure) else (box, math.exp(said.logprob))
 
-    def _text(self, image: str, box: Box | None) -> str:
-        return ABSENT if box is None else self._words.write(box, self._frame(image))
+    def _text(self, ask: Ask, box: Box | None) -> str:
+        """The answer to learn. Raises ImageError, and InputError for a box outside its picture."""
+        if box is None:
+            return ABSENT
+        frame = self._frame(ask.image)
+        inside = inside_picture(box, frame.original_wh_px, f"{ask.told}: {ask.image}")
+        return self._words.write(inside, frame)
 
     def _loss(self, asks: Sequence[Ask], boxes: Sequence[Box | None]) -> torch.Tensor:
-        texts = [(self._text(ask.image, box),) for ask, box in zip(asks, boxes, strict=True)]
+        texts = [(self._text(ask, box),) for ask, box in zip(asks, boxes, strict=True)]
         return sft_loss(self.chat.token_logprobs(asks, texts)[0])
 
     def _frame(self, image: str) -> Frame:
-        """The sizes of a picture. Raises ImageError."""
+        """The sizes of a picture. Raises ImageError, also for a shape that the family refuses."""
         key = picture_key(image)
         if key not in self._frames:
             size = self.chat.open_image(image).size
-            self._frames[key] = Frame(size, self.chat.given_wh_px(size))
+            try:
+                self._frames[key] = Frame(size, self.chat.given_wh_px(size))
+            except ValueError as fault:
+                raise ImageError(f"{image}: {fault}; crop it or fill it up") from fault
         return self._frames[key]
 
 
@@ -102,7 +109,7 @@ class VlmGrounder(_BoxChat):
     def loss(self, batch: Sequence[GroundingExample]) -> torch.Tensor:
         """Mean over the batch's answer tokens of −log P(v | I, s) (ISR eq. 2), with gradient.
 
-        Raises ImageError where a picture cannot be read.
+        Raises ImageError where a picture cannot be read, InputError for a box outside its picture.
         """
         asks = [Ask(example.image, example.expression) for example in batch]
         return self._loss(asks, [example.box for example in batch])
@@ -120,30 +127,24 @@ class VlmDirectGrounder(_BoxChat):
 
     def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Prediction | Failure]]:
         """A prediction for each query, in order; `box` None where the model says "absent"."""
-        for start in range(0, len(queries), ANSWER_CHUNK):
-            part = queries[start : start + ANSWER_CHUNK]
-            for place, (query, found) in enumerate(
-                zip(part, self._read([_ask(query) for query in part]), strict=True)
-            ):
-                if isinstance(found, Failure):
-                    yield start + place, found
-                else:
-                    yield (
-                        start + place,
-                        Prediction(query.name, query.type, found[0], score=found[1]),
-                    )
+        answers = self._read([_ask(query) for query in queries])
+        for place, (query, found) in enumerate(zip(queries, answers, strict=True)):
+            if isinstance(found, Failure):
+                yield place, found
+            else:
+                yield place, Prediction(query.name, query.type, found[0], score=found[1])
 
     def answer_tokens(self, example: DirectExample) -> int:
         """Tokens of an example's answer with its end."""
-        return len(self.chat.wording.answer(self._text(example.query.image, example.box)))
+        return len(self.chat.wording.answer(self._text(_ask(example.query), example.box)))
 
     def loss(self, batch: Sequence[DirectExample]) -> torch.Tensor:
         """Mean over the batch's answer tokens of −log π(answer | A.3), with gradient.
 
-        Raises ImageError where a picture cannot be read.
+        Raises ImageError where a picture cannot be read, InputError for a box outside its picture.
         """
         return self._loss([_ask(one.query) for one in batch], [one.box for one in batch])
 
 
 def _ask(query: Query) -> Ask:
-    return Ask(query.image, entity_phrase(query.name, query.type))
+    return Ask(query.image, entity_phrase(query.name, query.type), query.id)

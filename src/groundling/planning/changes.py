@@ -76,14 +76,21 @@ def _options(
             yield f"{owner}.checkpointing", True
         rows = rows_of(getattr(config, _FITS[stage]), devices)
         if rows > 1:
-            yield f"{_FITS[stage]}.micro_batch", -(-rows // 2)
-    elif own.config.batch_size > 1:
-        yield f"{owner}.batch_size", -(-own.config.batch_size // 2)
+            yield f"{_FITS[stage]}.micro_batch", -(-rows // 2) * devices
+    else:
+        yield from _smaller_batch(owner, own)
     beside = "grounder" if owner == "writer" else "writer"
+    if stage == "evaluation":
+        yield from _smaller_batch(beside, other)
     yield from _precision(beside, other)
     yield from _four_bits(owner, own)
     yield from _four_bits(beside, other)
     yield from _smaller_pictures(owner, own)
+
+
+def _smaller_batch(owner: str, model: Model) -> Iterator[tuple[str, object]]:
+    if model.config.batch_size > 1:
+        yield f"{owner}.batch_size", -(-model.config.batch_size // 2)
 
 
 def _precision(owner: str, model: Model) -> Iterator[tuple[str, object]]:

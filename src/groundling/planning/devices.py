@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Floating-point operations and bytes of memory a second; `stated` says where from."""
+    """Floating-point operations and bytes of memory a second; `stated` says where from.
+
+    `measured`: in the precision that will be used, not in bfloat16.
+    """
 
     flops: float
     bytes_s: float
     stated: str
+    measured: bool = False
 
 
 PEAKS = {
-    # name contained in the device's own: peak dense bf16 TFLOP/s, memory bandwidth in TB/s
+    # word of the device's own name: peak dense bf16 TFLOP/s, memory bandwidth in TB/s
     "H200": (989.0, 4.8),
     "H100 PCIe": (756.0, 2.0),
     "H100": (989.0, 3.35),
@@ -40,7 +45,7 @@ BANDWIDTH_SHARE = 0.5
 def speed_of(name: str) -> Speed | None:
     """The assumed speed of a device by its name; None for one that is not in the table."""
     for known, (tflops, tbytes) in PEAKS.items():
-        if known in name:
+        if re.search(rf"\b{known}\b", name):
             return Speed(
                 tflops * 1e12 * UTILISATION,
                 tbytes * 1e12 * BANDWIDTH_SHARE,

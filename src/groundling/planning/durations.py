@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groundling.config import IsrConfig
-from groundling.planning import ofa
+from groundling.planning import ofa, terms
 from groundling.planning.counts import Counts
 from groundling.planning.devices import Speed, duration_s
 from groundling.planning.outline import ChatOutline, OfaOutline
@@ -11,6 +11,9 @@ from groundling.planning.stages import BOX_TOKENS, PROMPT_TOKENS, Model
 
 MEAN_ANSWER = 20
 """Tokens of an expression: an assumption."""
+
+UNKNOWN_TOKENS = 1000
+"""What a model of which only the parameters are known reads of a picture: an assumption."""
 
 FULL_PRECISION_SHARE = 1 / 16
 """Speed in float32 against bfloat16 on an accelerator (A100: 19.5 of 312 TFLOP/s)."""
@@ -28,19 +31,20 @@ def plan_durations(
     rounds = config.rounds
     found: dict[str, float] = {}
     if config.grounder.tune:
-        once = _grounder_pass(grounder, speed, BOX_TOKENS) * _training_factor(grounder)
+        once = _grounder_pass(grounder, speed, BOX_TOKENS, _training_passes(grounder))
         found["grounder tuning"] = counts.grounded * config.grounder_tuning.epochs * once
-    training = _training_factor(writer)
-    one = _forward(writer, speed, MEAN_ANSWER)
-    two = _forward(writer, speed, 2 * MEAN_ANSWER)
-    found["SFT"] = counts.sft * config.sft.epochs * one * training
+    training = _training_passes(writer)
+    once = _forward(writer, speed, MEAN_ANSWER, training)
+    found["SFT"] = counts.sft * config.sft.epochs * once
     drawn = _drawing(writer, speed, config.samples, config.writer.batch_size)
     boxes = _box(grounder, speed)
     if rounds:
         found["sampling"] = rounds * counts.prompts * drawn
         found["rewards"] = rounds * counts.prompts * config.samples * boxes
-        found["reference scoring"] = rounds * counts.prompts * two
-        found["DPO"] = rounds * counts.prompts * config.dpo.epochs * two * training
+        scored = _forward(writer, speed, 2 * MEAN_ANSWER)
+        found["reference scoring"] = rounds * counts.prompts * scored
+        once = _forward(writer, speed, 2 * MEAN_ANSWER, training)
+        found["DPO"] = rounds * counts.prompts * config.dpo.epochs * once
     greedy = _drawing(writer, speed, 1, config.writer.batch_size)
     found["evaluation"] = (rounds + 2) * counts.evaluated * (greedy + boxes)
     return {name: seconds / devices for name, seconds in found.items()}
@@ -48,26 +52,27 @@ def plan_durations(
 
 def _slow(model: Model, speed: Speed) -> float:
     """Factor by which the precision slows a model down; measured speeds are already its own."""
-    tabled = "%" in speed.stated
-    return 1 / FULL_PRECISION_SHARE if tabled and model.width == 4 else 1.0
+    slow = model.width == terms.FULL and not speed.measured
+    return 1 / FULL_PRECISION_SHARE if slow else 1.0
 
 
-def _training_factor(model: Model) -> float:
-    """Passes a step costs in forward passes: adapters 2, as frozen weights need no gradient of
-    their own, everything trained 3; one more with checkpointing."""
+def _training_passes(model: Model) -> float:
+    """What a step costs in forward passes: adapters 2, as frozen weights need no gradient of their
+    own, everything trained 3; one more with checkpointing. A frozen tower is run once."""
     chat = isinstance(model.outline, ChatOutline)
     return (2.0 if chat else 3.0) + float(model.config.checkpointing)
 
 
-def _forward(model: Model, speed: Speed, answer_tokens: int) -> float:
-    """2 · parameters · tokens operations of the language model and of the tower for its patches."""
+def _forward(model: Model, speed: Speed, answer_tokens: int, passes: float = 1.0) -> float:
+    """2 · parameters · tokens operations of the language model, in so many passes, and of the tower
+    for its patches."""
     outline, pictures = model.outline, model.pictures
     assert isinstance(outline, ChatOutline)
     assert pictures is not None
     length = PROMPT_TOKENS + answer_tokens + (pictures.mean if pictures.inside else 0)
     attention = 4 * outline.text.layers * outline.text.attended * length
     tower = 2 * outline.vision_parameters * pictures.mean * outline.vision.patches
-    operations = length * (2 * _language(outline) + attention) + tower
+    operations = passes * length * (2 * _language(outline) + attention) + tower
     return duration_s(speed, operations) * _slow(model, speed)
 
 
@@ -87,15 +92,15 @@ def _drawing(model: Model, speed: Speed, samples: int, batch: int) -> float:
     return _forward(model, speed, 0) + MEAN_ANSWER * token_s / batch
 
 
-def _grounder_pass(model: Model, speed: Speed, answer_tokens: int) -> float:
+def _grounder_pass(model: Model, speed: Speed, answer_tokens: int, passes: float = 1.0) -> float:
     outline = model.outline
     if isinstance(outline, ChatOutline):
-        return _forward(model, speed, answer_tokens)
+        return _forward(model, speed, answer_tokens, passes)
     if isinstance(outline, OfaOutline):
         operations = ofa.operations(outline)
     else:
-        operations = 2.0 * outline.parameters * 1000
-    return duration_s(speed, operations) * _slow(model, speed)
+        operations = 2.0 * outline.parameters * UNKNOWN_TOKENS
+    return duration_s(speed, passes * operations) * _slow(model, speed)
 
 
 def _box(model: Model, speed: Speed) -> float:

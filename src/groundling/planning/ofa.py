@@ -48,16 +48,19 @@ def trunk(outline: OfaOutline, pictures: int, width: int) -> int:
     return pictures * (numbers * width + outline.stem * quarter * (width + 8))
 
 
-def encoder_layer(outline: OfaOutline, rows: int, width: int) -> int:
-    """tokens · (10d + 3f) · b, two dropout masks of d bytes, and heads · S² · b for the bias.
+def bias(outline: OfaOutline, rows: int, width: int) -> int:
+    """What attention adds to its scores, padding hidden: rows · heads · S² · b."""
+    return rows * outline.heads * sequence(outline) ** 2 * width
 
-    Attention with a bias that learns keeps its probabilities or its bias, rows · heads · S².
+
+def encoder_layer(outline: OfaOutline, rows: int, width: int) -> int:
+    """What a layer keeps: tokens · (10d + 3f) · b, two dropout masks of d bytes, and the bias.
+
+    Attention with a bias that learns keeps its probabilities or its bias, which are as large.
     """
-    length = sequence(outline)
     numbers = 10 * outline.hidden + 3 * outline.inner
-    tokens = rows * length
-    attention = rows * outline.heads * length**2
-    return tokens * (numbers * width + 2 * outline.hidden) + attention * width
+    tokens = rows * sequence(outline)
+    return tokens * (numbers * width + 2 * outline.hidden) + bias(outline, rows, width)
 
 
 def decoder_layer(outline: OfaOutline, rows: int, width: int) -> int:
@@ -67,32 +70,39 @@ def decoder_layer(outline: OfaOutline, rows: int, width: int) -> int:
     return (across + own) * width
 
 
-def logits(outline: OfaOutline, rows: int, width: int) -> int:
-    """rows · 5 · V · (b + 4 + 4), as for a writer."""
-    return rows * ANSWER_TOKENS * outline.vocabulary * (width + 2 * FULL)
+def logits(outline: OfaOutline, rows: int) -> int:
+    """rows · 5 · V · 3 · 4: log-softmax, its gradient and the logits', as for a writer."""
+    return rows * ANSWER_TOKENS * outline.vocabulary * 3 * FULL
 
 
 def step(outline: OfaOutline, rows: int, width: int, checkpointing: bool) -> int:
-    """Activations of a training step. The trunk is never computed twice."""
+    """Activations at the turn from forward to backward. The trunk is never computed twice."""
     encoder, decoder = encoder_layer(outline, rows, width), decoder_layer(outline, rows, width)
     if checkpointing:
         inputs = rows * sequence(outline) * outline.hidden * width * outline.encoder_layers
         layers = inputs + max(encoder, decoder)
     else:
         layers = outline.encoder_layers * encoder + outline.decoder_layers * decoder
-    return trunk(outline, rows, width) + layers + logits(outline, rows, width)
+    return trunk(outline, rows, width) + layers + logits(outline, rows)
 
 
-def search(outline: OfaOutline, rows: int, width: int) -> int:
-    """Beam search: one layer of the encoder, the keys and values of all decoder layers, the trunk.
+def search(outline: OfaOutline, rows: int, beams: int, width: int) -> int:
+    """Beam search: its pictures, and the trunk, the encoder or the decoder at its widest.
 
-    Without gradient the trunk holds its largest two results, 2 · 2 · c · (side / 2)².
+    - trunk: 17 · c · (side / 4)² · b a picture, in the blocks of the first stage
+    - encoder: the bias and tokens · (6d + 2f) · b in the feed-forward layer; in attention tokens ·
+      8d · b and the bias once more, for GPUs ask for rows of it that are aligned
+    - decoder: the keys and values of all layers, rows · S · 2d · b each, what they are made of, and
+      rows · beams · V · 2 · 4 for logits
     """
-    length = sequence(outline)
-    trunk_space = rows * 4 * outline.stem * (outline.side_px // 2) ** 2 * width
-    layer = encoder_layer(outline, rows, width)
-    held = rows * length * 2 * outline.hidden * width * outline.decoder_layers
-    return max(trunk_space, layer) + held
+    d, f, tokens = outline.hidden, outline.inner, rows * sequence(outline)
+    pictures = 3 * rows * outline.side_px**2 * width
+    first = 17 * rows * outline.stem * (outline.side_px // 4) ** 2 * width
+    biased = bias(outline, rows, width)
+    encoder = biased + max(tokens * (6 * d + 2 * f) * width, tokens * 8 * d * width + biased)
+    held = tokens * d * (2 * outline.decoder_layers + 2) * width
+    decoder = held + 2 * FULL * rows * beams * outline.vocabulary
+    return pictures + max(first, encoder, decoder)
 
 
 def operations(outline: OfaOutline) -> float:

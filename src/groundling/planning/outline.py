@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+INTO_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj"})
+INTO_FEED_FORWARD = frozenset({"gate_proj", "up_proj"})
+BLOCK = INTO_ATTENTION | INTO_FEED_FORWARD | {"o_proj", "down_proj"}
+"""The linear layers of a block; those that read the same input together."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
@@ -11,7 +16,9 @@ class TextShape:
 
     `inner` is the feed-forward width; `head_norms` says that queries and keys are normalised head
     by head; `crossing` counts the layers that look at the picture instead of the text, `recurrent`
-    those of linear attention. Both are part of `layers`.
+    those of linear attention, whose values have `recurrent_width` numbers together. Both are part
+    of `layers`. `deep` counts layers of the tower whose features are added to the stream as well.
+    `adapted` names a block's layers that carry an adapter.
     """
 
     layers: int
@@ -24,6 +31,9 @@ class TextShape:
     head_norms: bool = False
     crossing: int = 0
     recurrent: int = 0
+    adapted: frozenset[str] = BLOCK
+    recurrent_width: int = 0
+    deep: int = 0
 
     @property
     def attended(self) -> int:
@@ -41,23 +51,27 @@ class VisionShape:
     """A frozen vision tower.
 
     `patches` are its tokens for each token that it hands on; `unit_px` is the side of the square of
-    pixels that becomes one token, where pictures keep their own size.
+    pixels that becomes one token, where pictures keep their own size. `rotary`: queries and keys
+    are rotated in float32. `kept` counts the layers whose results all stay to the end.
     """
 
     hidden: int
     inner: int
     patches: int
     unit_px: int
+    rotary: bool = False
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOutline:
     """A multimodal language model with one adapter; parameters in numbers.
 
-    `linear` are the weights that 4-bit loading packs, `largest` the biggest single one of them;
-    `adapter_width` is Σ (inputs + outputs) over the adapted layers, so that an adapter of rank r
-    has r times as many parameters. `packs`: chosen and rejected share a prompt. `by_hand`: the
-    layers are laid out by hand, so K answers share one prompt's cache.
+    `linear` are the weights that 4-bit loading packs, those of the language model's blocks, and
+    `largest` the biggest single one of them; `adapter_width` is Σ (inputs + outputs) over the
+    adapted layers, so that an adapter of rank r has r times as many parameters. `packs`: chosen and
+    rejected share a prompt. `by_hand`: the layers are laid out by hand, so K answers share one
+    prompt's cache.
     """
 
     name: str

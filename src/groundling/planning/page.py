@@ -11,7 +11,7 @@ GIB = 1 << 30
 _PARTS = (
     "weights",
     "adapter",
-    "kept pictures",
+    "pictures",
     "gradients",
     "moments",
     "activations",

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 DEFAULT_TOKENS = 1000
 """Tokens of a picture where nothing tells its size: an assumption."""
 
+DEFAULT_AREA_PX = DEFAULT_TOKENS * 28**2
+"""Its area, as Qwen2-VL makes tokens of it."""
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -51,13 +54,15 @@ RULES = {
 class PictureTokens:
     """Tokens of a picture: the most of any, which rows are padded to, and the mean.
 
-    `inside` says whether they stand in the text; `told_by` says where the figures come from.
+    `inside` says whether they stand in the text; `told_by` says where the figures come from;
+    `number` counts the pictures that are known, 0 where none is.
     """
 
     most: int
     mean: float
     inside: bool
     told_by: str
+    number: int = 0
 
 
 def picture_tokens(
@@ -80,9 +85,8 @@ def picture_tokens(
             most, told = max(rule.least, max_pixels // unit_px**2), "max_pixels"
         return PictureTokens(most, most, True, told)
     counts = [_units(rule, unit_px, size, max_pixels) for size in sizes]
-    return PictureTokens(
-        max(counts), sum(counts) / len(counts), True, f"{len(counts)} pictures of the data"
-    )
+    told = f"{len(counts)} pictures of the data"
+    return PictureTokens(max(counts), sum(counts) / len(counts), True, told, len(counts))
 
 
 def _units(rule: PictureRule, unit_px: int, size: Size, max_pixels: int | None) -> int:
@@ -97,3 +101,10 @@ def _units(rule: PictureRule, unit_px: int, size: Size, max_pixels: int | None) 
         scale = math.sqrt(rule.least / area)
     sides = (max(1, round(side * scale / unit_px)) for side in size)
     return max(rule.least, min(most, math.prod(sides)))
+
+
+def mean_area_px(sizes: Sequence[Size]) -> float:
+    """Pixels of a picture on average; DEFAULT_AREA_PX where no size is known."""
+    if not sizes:
+        return DEFAULT_AREA_PX
+    return sum(width * height for width, height in sizes) / len(sizes)

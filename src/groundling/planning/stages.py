@@ -13,11 +13,21 @@ from groundling.planning.terms import BYTES, Work
 PROMPT_TOKENS = 80
 """Tokens of a prompt beside its picture: A.2, the chat template and a name. An assumption."""
 
+SHARED_TOKENS = 50
+"""Of these, those before the picture, the same in all prompts: computed once a batch where the
+layers are laid out by hand. An assumption."""
+
 BOX_TOKENS = 48
 """Longest answer of a grounder that writes boxes."""
 
 FEATURE_CACHE = 1 << 30
 """Most memory for kept picture features, where the layers are laid out by hand."""
+
+PROMPT_BATCHES = 8
+"""Batches whose prompts, and so picture features, are held together while drawing and scoring."""
+
+TOWER_PATCHES = 1 << 14
+"""Patches that go through the tower together, where the layers are laid out by hand."""
 
 RESERVE_SHARE = 0.08
 RESERVE_BASE = 1 << 30
@@ -61,9 +71,21 @@ class Model:
             whole = terms.weights_in_4_bits(outline.parameters, outline.linear, self.width)
             whole += outline.largest * self.width  # the one that is unpacked at the time
         parts = {"weights": whole, "adapter": terms.adapter(outline.adapter_width, self.rank)}
-        if outline.by_hand:
-            parts["kept pictures"] = FEATURE_CACHE
-        return parts
+        return parts | self.features(0)
+
+    def features(self, asked: int) -> dict[str, int]:
+        """Picture features in memory while `asked` prompts are at hand; none for other families.
+
+        A writer keeps those of all pictures if they fit, or none; a grounder keeps the latest.
+        """
+        if not (isinstance(self.outline, ChatOutline) and self.outline.by_hand and self.pictures):
+            return {}
+        one = self.outline.text.hidden * self.width
+        every = self.pictures.number * self.pictures.most * one
+        kept = every if 0 < every <= FEATURE_CACHE else 0
+        if isinstance(self.config, GrounderConfig):
+            kept = kept or FEATURE_CACHE
+        return {"pictures": max(kept, round(asked * self.pictures.mean * one))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +103,40 @@ class Stage:
 
 
 def plan_stages(config: IsrConfig, writer: Model, grounder: Model, devices: int) -> list[Stage]:
-    """Every stage that the recipe has, in the order of the run.
+    """Every stage that the recipe has, in the order of the run, the evaluations last.
 
     The grounder that rewards stays loaded beside the writer, unless they are on different devices.
-    With several devices a batch is divided among them, and each holds the models whole.
+    With several devices the batches of training are divided among them; each holds the models
+    whole, and draws, scores and grounds whole batches of its own.
     """
-    apart = config.writer.device != config.grounder.device
+    apart = _place(config.writer.device) != _place(config.grounder.device)
     beside_writer = {} if apart else {"grounder": sum(grounder.resident().values())}
     beside_grounder = {} if apart else {"writer": sum(writer.resident().values())}
+    longest = config.max_new_tokens
     found = []
     if config.grounder.tune:
         found.append(_tuning(grounder, config.grounder_tuning, devices))
-    found.append(_fit("SFT", writer, config.sft, devices, 1, config.max_new_tokens, beside_writer))
+    found.append(_fit("SFT", writer, config.sft, devices, 1, longest, beside_writer))
+    grounding = _grounding(config, grounder, beside_grounder)
     if config.rounds:
-        rounds = [
-            _sampling(config, writer, devices, beside_writer),
-            _rewards(config, grounder, devices, beside_grounder),
-            _scoring(config, writer, devices, beside_writer),
-            _fit("DPO", writer, config.dpo, devices, 2, config.max_new_tokens, beside_writer),
+        found += [
+            _drawing("sampling", writer, config.samples, longest, beside_writer),
+            grounding,
+            _scoring(writer, longest, beside_writer),
+            _fit("DPO", writer, config.dpo, devices, 2, longest, beside_writer),
         ]
-        found += rounds
+    answers = _drawing("evaluation", writer, 1, longest, beside_writer)
+    found.append(max(answers, Stage("evaluation", grounding.parts, grounding.planned), key=_peak))
     return [_with_reserve(stage) for stage in found]
+
+
+def _place(device: str) -> str:
+    """The device that a name means; the first GPU has several."""
+    return "cuda:0" if device in ("auto", "cuda") else device
+
+
+def _peak(stage: Stage) -> int:
+    return stage.peak
 
 
 def _with_reserve(stage: Stage) -> Stage:
@@ -110,9 +145,8 @@ def _with_reserve(stage: Stage) -> Stage:
 
 
 def rows_of(optimiser: Optimiser, devices: int) -> int:
-    """Examples that go through the model of one device at once."""
-    share = -(-optimiser.batch_size // devices)
-    return share if optimiser.micro_batch is None else min(share, optimiser.micro_batch)
+    """Examples that go through the model of one device at once: its share of a micro-batch."""
+    return -(-min(optimiser.batch_size, optimiser.micro_batch or optimiser.batch_size) // devices)
 
 
 def work_of(model: Model, rows: int, answers: int, answer_tokens: int) -> Work:
@@ -120,7 +154,8 @@ def work_of(model: Model, rows: int, answers: int, answer_tokens: int) -> Work:
     outline, pictures = model.outline, model.pictures
     assert isinstance(outline, ChatOutline)
     assert pictures is not None
-    prompt = PROMPT_TOKENS + (pictures.most if pictures.inside else 0)
+    shared = SHARED_TOKENS if outline.by_hand else 0
+    prompt = PROMPT_TOKENS - shared + (pictures.most if pictures.inside else 0)
     together = answers if outline.packs else 1
     return Work(
         rows=rows * answers // together,
@@ -129,6 +164,7 @@ def work_of(model: Model, rows: int, answers: int, answer_tokens: int) -> Work:
         rank=model.rank,
         width=model.width,
         sight=0 if pictures.inside else pictures.most,
+        shared=shared,
     )
 
 
@@ -137,18 +173,24 @@ def _tuning(grounder: Model, optimiser: Optimiser, devices: int) -> Stage:
     outline = grounder.outline
     if isinstance(outline, ChatOutline):
         return _fit(name, grounder, optimiser, devices, 1, BOX_TOKENS, {})
-    parts = {**grounder.resident(), **_training(grounder)}
+    parts = {**grounder.resident(), **_training(grounder, devices)}
     if isinstance(outline, OfaOutline):
-        rows = rows_of(optimiser, devices)
-        parts["activations"] = ofa.step(
-            outline, rows, grounder.width, grounder.config.checkpointing
-        )
+        rows, checkpointing = rows_of(optimiser, devices), grounder.config.checkpointing
+        space = ofa.step(outline, rows, grounder.width, checkpointing)
+        parts["activations"] = max(space, _updating(grounder))
     return Stage(name, parts, planned=isinstance(outline, OfaOutline))
 
 
-def _training(model: Model) -> dict[str, int]:
+def _training(model: Model, devices: int) -> dict[str, int]:
+    """Gradients and moments; several devices exchange gradients in buckets as large (DDP)."""
     size = model.trained_bytes
-    return {"gradients": terms.gradients(size), "moments": terms.moments(size)}
+    copies = 1 if devices == 1 else 2
+    return {"gradients": copies * terms.gradients(size), "moments": terms.moments(size)}
+
+
+def _updating(model: Model) -> int:
+    """AdamW's step over all parameters at once, after the activations: one copy of what trains."""
+    return model.trained_bytes
 
 
 def _fit(
@@ -162,11 +204,16 @@ def _fit(
 ) -> Stage:
     outline = model.outline
     assert isinstance(outline, ChatOutline)
-    work = work_of(model, rows_of(optimiser, devices), answers, answer_tokens)
-    activations = max(
-        terms.step(outline, work, model.config.checkpointing), _seeing(model, work.rows)
-    )
-    parts = {**model.resident(), **_training(model), "activations": activations, **beside}
+    rows = rows_of(optimiser, devices)
+    work = work_of(model, rows, answers, answer_tokens)
+    space = terms.step(outline, work, model.config.checkpointing)
+    parts = {
+        **model.resident(),
+        **model.features(rows),
+        **_training(model, devices),
+        "activations": max(space, _seeing(model, work.rows), _updating(model)),
+        **beside,
+    }
     return Stage(name, parts)
 
 
@@ -175,48 +222,63 @@ def _seeing(model: Model, pictures: int) -> int:
     outline, tokens = model.outline, model.pictures
     assert isinstance(outline, ChatOutline)
     assert tokens is not None
-    return terms.tower(outline.vision, pictures * tokens.most, model.width)
+    if outline.by_hand:
+        pictures = max(1, TOWER_PATCHES // (tokens.most * outline.vision.patches))
+    return terms.tower(outline.vision, pictures, tokens.most, model.width)
 
 
-def _sampling(config: IsrConfig, writer: Model, devices: int, beside: dict[str, int]) -> Stage:
+def _drawing(
+    name: str, model: Model, samples: int, answer_tokens: int, beside: dict[str, int]
+) -> Stage:
+    """Answers to a batch of prompts: the higher of two moments, as parts.
+
+    While the prompts are run, their keys and values come to be. At the end, those of the answers
+    have been added: by hand to one copy of the prompt, in buffers that are copied as they grow;
+    elsewhere to a copy of the prompt for each answer.
+    """
+    outline = model.outline
+    assert isinstance(outline, ChatOutline)
+    rows = model.config.batch_size
+    work = work_of(model, rows, 1, 0)
+    drawn = samples * answer_tokens
+    prompts = 1 if outline.by_hand else samples
+
+    def cache(copies: int, grown: int) -> int:
+        tokens, seen = rows * (copies * work.length + grown), rows * copies * work.sight
+        return terms.cache(outline.text, tokens, seen, model.width)
+
+    begun, ended = cache(1, 0), cache(prompts, drawn)
+    space = max(terms.forward_space(outline.text, work), _seeing(model, rows))
+    chosen = terms.choice(outline.text, rows * samples, model.width)
+    begin = {"cache": begun, "activations": space}
+    end = {"cache": ended, "activations": max(chosen, ended if outline.by_hand else 0)}
+    widest = max(begin, end, key=lambda moment: sum(moment.values()))
+    held = model.features(PROMPT_BATCHES * rows)
+    return Stage(name, {**model.resident(), **held, **widest, **beside})
+
+
+def _grounding(config: IsrConfig, grounder: Model, beside: dict[str, int]) -> Stage:
+    """Boxes for a batch of expressions: those of the rewards, and of the evaluations."""
+    outline = grounder.outline
+    if isinstance(outline, ChatOutline):
+        return _drawing("rewards", grounder, 1, BOX_TOKENS, beside)
+    parts = grounder.resident()
+    if isinstance(outline, OfaOutline):
+        beams, rows = config.grounder.beams, config.grounder.batch_size
+        parts["activations"] = ofa.search(outline, rows, beams, grounder.width)
+    return Stage("rewards", {**parts, **beside}, planned=isinstance(outline, OfaOutline))
+
+
+def _scoring(writer: Model, answer_tokens: int, beside: dict[str, int]) -> Stage:
     outline = writer.outline
     assert isinstance(outline, ChatOutline)
-    rows = -(-config.writer.batch_size // devices)
-    work = work_of(writer, rows, 1, 0)
-    drawn = config.samples * config.max_new_tokens
-    prompts = 1 if outline.by_hand else config.samples + 1  # copied K times, the old one freed last
-    tokens, seen = rows * (prompts * work.length + drawn), rows * prompts * work.sight
-    space = max(terms.forward_space(outline.text, work), _seeing(writer, rows))
+    rows = writer.config.batch_size
+    work = work_of(writer, rows, 2, answer_tokens)
+    space = max(terms.forward_space(outline.text, work), terms.logits(outline.text, work))
     parts = {
         **writer.resident(),
-        "cache": terms.cache(outline.text, tokens, seen, writer.width),
-        "activations": space + terms.choice(outline.text, rows, config.samples),
+        **writer.features(PROMPT_BATCHES * rows),
+        "activations": max(space, _seeing(writer, work.rows)),
         **beside,
     }
-    return Stage("sampling", parts)
-
-
-def _rewards(config: IsrConfig, grounder: Model, devices: int, beside: dict[str, int]) -> Stage:
-    outline = grounder.outline
-    rows = -(-config.grounder.batch_size // devices)
-    parts = {**grounder.resident(), **beside}
-    if isinstance(outline, OfaOutline):
-        parts["activations"] = ofa.search(outline, rows, grounder.width)
-    elif isinstance(outline, ChatOutline):
-        work = work_of(grounder, rows, 1, BOX_TOKENS)
-        copies = 1 if outline.by_hand else 2
-        tokens, seen = rows * copies * work.length, rows * copies * work.sight
-        parts["cache"] = terms.cache(outline.text, tokens, seen, grounder.width)
-        space = max(terms.forward_space(outline.text, work), _seeing(grounder, rows))
-        parts["activations"] = space + terms.choice(outline.text, rows, 1)
-    return Stage("rewards", parts, planned=isinstance(outline, ChatOutline | OfaOutline))
-
-
-def _scoring(config: IsrConfig, writer: Model, devices: int, beside: dict[str, int]) -> Stage:
-    outline = writer.outline
-    assert isinstance(outline, ChatOutline)
-    rows = -(-config.writer.batch_size // devices)
-    work = work_of(writer, rows, 2, config.max_new_tokens)
-    space = terms.forward_space(outline.text, work) + terms.logits(outline.text, work)
-    parts = {**writer.resident(), "activations": max(space, _seeing(writer, rows)), **beside}
     return Stage("reference scoring", parts)

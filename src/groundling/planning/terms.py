@@ -6,9 +6,15 @@ whatever b is, so where b is 2 each adapted layer keeps a float32 copy of its in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from groundling.planning.outline import ChatOutline, TextShape, VisionShape
+from groundling.planning.outline import (
+    INTO_ATTENTION,
+    INTO_FEED_FORWARD,
+    ChatOutline,
+    TextShape,
+    VisionShape,
+)
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number by the name of its precision."""
@@ -26,8 +32,8 @@ class Work:
     """What goes through a language model at once.
 
     `rows` sequences, padded to `length` tokens each; `answered` positions in all at which logits
-    are computed; `sight` picture tokens a row that only cross-attention sees; `rank` of the
-    adapter; `width` is b.
+    are computed; `sight` picture tokens a row that only cross-attention sees; `shared` tokens that
+    all rows begin with, computed once and no part of `length`; `rank` of the adapter; `width` is b.
     """
 
     rows: int
@@ -36,6 +42,7 @@ class Work:
     rank: int
     width: int
     sight: int = 0
+    shared: int = 0
 
     @property
     def tokens(self) -> int:
@@ -52,7 +59,7 @@ def weights(parameters: int, width: int) -> int:
 
 
 def weights_in_4_bits(parameters: int, linear: int, width: int) -> int:
-    """linear · 4.127 / 8 + (parameters − linear) · b: embeddings, norms and the head stay whole."""
+    """linear · 4.127 / 8 + (parameters − linear) · b: vision, embeddings and head stay whole."""
     return round(linear * NF4_BITS / 8) + (parameters - linear) * width
 
 
@@ -78,22 +85,37 @@ def saved_by_layer(text: TextShape, work: Work) -> int:
     """What one block of self-attention keeps for its backward pass: tokens times the sum of
 
     - norms: 2 · 4 · h (the stream, or its float32 copy), with norms of heads (q + k) · 4 more
-    - inputs of adapted layers: 4 · (2h + q + f) where b = 4, for q, k, v share theirs, as do gate
-      and up; 4 · (5h + q + f) where b = 2, each with a copy of its own
-    - attention: b · 3q for queries and repeated keys and values, b · q for its result where b = 2
-      (where b = 4 it is o's input), 4 · heads for the normaliser, b · length for the mask
+    - inputs of adapted layers (`inputs_of_adapters`): 4 · (2h + f) where b = 4 and all are
+      adapted, 4 · (5h + q + f) where b = 2
+    - attention: b · 4q for queries, repeated keys and values and its result, 4 · heads for the
+      normaliser, b · length for the mask
     - feed-forward: b · 3f (gate, its activation, up)
-    - adapters: 7 · 4 · r
+    - adapters: 4 · r for each adapted layer
 
     with h hidden, q attended, k remembered, f inner.
     """
     h, q, f, b = text.hidden, text.attended, text.inner, work.width
-    shared = b == FULL
-    numbers_full = 2 * h + (2 if shared else 5) * h + q + f + text.heads + 7 * work.rank
+    numbers_full = 2 * h + inputs_of_adapters(text, b) + text.heads
+    numbers_full += len(text.adapted) * work.rank
     if text.head_norms:
         numbers_full += q + text.remembered
-    numbers_own = (3 if shared else 4) * q + 3 * f + work.length
+    numbers_own = 4 * q + 3 * f + work.length
     return work.tokens * (FULL * numbers_full + b * numbers_own)
+
+
+def inputs_of_adapters(text: TextShape, width: int) -> int:
+    """Numbers that a block's adapted layers keep of what they read, a token, in float32.
+
+    Where b = 4, q, k, v share one input (h) and gate, up another (h); that of o (q) is the
+    attention's result, which is kept in any case. Where b = 2 each has a copy of its own. That of
+    down is f.
+    """
+    h, on = text.hidden, text.adapted
+    down = text.inner if "down_proj" in on else 0
+    if width == FULL:
+        return h * (bool(on & INTO_ATTENTION) + bool(on & INTO_FEED_FORWARD)) + down
+    each = len(on & (INTO_ATTENTION | INTO_FEED_FORWARD))
+    return h * each + (text.attended if "o_proj" in on else 0) + down
 
 
 def saved_by_crossing(text: TextShape, work: Work) -> int:
@@ -101,22 +123,27 @@ def saved_by_crossing(text: TextShape, work: Work) -> int:
 
     Text tokens keep what `saved_by_layer` says without keys, values and their inputs. Each of
     rows · sight picture tokens keeps the inputs of the adapted k and v (4 · h once where b = 4,
-    twice where b = 2), keys before and after their norm, repeated keys and values (b · 2q), and
-    8 · r. The mask is b · length · sight a row.
+    each where b = 2), keys before and after their norm, repeated keys and values (b · 2q), and
+    4 · r for each. The mask is b · length · sight a row.
     """
-    h, q, k, b = text.hidden, text.attended, text.remembered, work.width
-    shared = b == FULL
-    seen = work.rows * work.sight
-    written = saved_by_layer(text, work) - work.tokens * (
-        b * 2 * q + b * work.length + (0 if shared else 2 * FULL * h) + 2 * FULL * work.rank
-    )
-    looked = FULL * ((1 if shared else 2) * h + k + 2 * work.rank) + b * (2 * q + k)
-    return written + seen * (looked + b * work.length)
+    q, k, b = text.attended, text.remembered, work.width
+    looking = text.adapted & {"k_proj", "v_proj"}
+    at_text = replace(text, adapted=text.adapted - looking)
+    at_picture = replace(text, adapted=looking)
+    written = saved_by_layer(at_text, work) - work.tokens * b * (2 * q + work.length)
+    looked = FULL * (inputs_of_adapters(at_picture, b) + k + len(looking) * work.rank)
+    looked += b * (2 * q + k + work.length)
+    return written + work.rows * work.sight * looked
 
 
-RECURRENT = 4.2
-"""Linear attention against full attention, in bytes kept a token: an assumption, as measured for
-small models with the plain torch kernels; those of `flash-linear-attention` keep less."""
+RECURRENT = 18
+"""Float32 numbers that linear attention keeps for each number of its values, as counted at the
+published widths of Qwen3.5 with torch's own kernels; `flash-linear-attention` keeps less."""
+
+
+def saved_by_recurrence(text: TextShape, work: Work) -> int:
+    """The same for a block of linear attention: `saved_by_layer` and tokens · 18 · 4 · values."""
+    return saved_by_layer(text, work) + work.tokens * RECURRENT * FULL * text.recurrent_width
 
 
 def saved_by_blocks(text: TextShape, work: Work) -> int:
@@ -126,7 +153,7 @@ def saved_by_blocks(text: TextShape, work: Work) -> int:
     if text.crossing:
         total += text.crossing * saved_by_crossing(text, work)
     if text.recurrent:
-        total += text.recurrent * round(RECURRENT * saved_by_layer(text, work))
+        total += text.recurrent * saved_by_recurrence(text, work)
     return total
 
 
@@ -136,18 +163,33 @@ def checkpoints(text: TextShape, work: Work) -> int:
     return (text.layers * work.tokens + seen) * text.hidden * work.width
 
 
-def saved_by_checkpoints(text: TextShape, work: Work) -> int:
-    """With checkpointing: the inputs of all layers, and the largest layer, which is recomputed."""
+def largest_block(text: TextShape, work: Work) -> int:
+    """What the block that keeps the most keeps: with checkpointing it is there while recomputed."""
     one = saved_by_layer(text, work)
     if text.crossing:
         one = max(one, saved_by_crossing(text, work))
     if text.recurrent:
-        one = max(one, round(RECURRENT * one))
-    return checkpoints(text, work) + one
+        one = max(one, saved_by_recurrence(text, work))
+    return one
+
+
+def passing(text: TextShape, work: Work) -> int:
+    """What going through a block takes beside what it keeps: tokens · (2b · f + 12 · h).
+
+    The adapter of a feed-forward layer in float32, twice (its product and that times α / r); where
+    b is 2 the stream and its norm on their way to float32 and back, 12 · h.
+    """
+    stream = 3 * FULL * text.hidden if work.width < FULL else 0
+    return work.tokens * (2 * work.width * text.inner + stream)
+
+
+def saved_by_beginning(text: TextShape, work: Work) -> int:
+    """What the tokens that all rows begin with keep, computed once and never checkpointed."""
+    return saved_by_blocks(text, replace(work, rows=1, length=work.shared, shared=0))
 
 
 def logits(text: TextShape, work: Work) -> int:
-    """answered · vocabulary · (b + 4 + 4): logits, their float32 copy or gradient, and log-softmax.
+    """answered · vocabulary · (b + 4 + 4): logits, their float32 copy and its log-softmax.
 
     Logits exist at answer positions only, never over prompts. Final states: tokens · h · 4.
     """
@@ -155,40 +197,79 @@ def logits(text: TextShape, work: Work) -> int:
     return heads + work.tokens * text.hidden * FULL
 
 
-def backward_space(text: TextShape, work: Work) -> int:
-    """Gradients alive while one layer goes backward: tokens · (3f · b + (f + 2h) · 4)."""
-    f, h = text.inner, text.hidden
-    return work.tokens * (3 * f * work.width + FULL * (f + 2 * h))
+def logits_backward(text: TextShape, work: Work) -> int:
+    """answered · vocabulary · 3 · 4: log-softmax, its gradient and the logits' gradient in float32.
+
+    More than `logits` take on the way forward. Final states: tokens · h · 4.
+    """
+    heads = work.answered * text.vocabulary * 3 * FULL
+    return heads + work.tokens * text.hidden * FULL
 
 
 def step(outline: ChatOutline, work: Work, checkpointing: bool) -> int:
-    """Activations of one training step at their peak: at the turn from forward to backward."""
+    """Activations of one training step at their peak.
+
+    Without checkpointing that is the turn from forward to backward: all blocks, and the logits or
+    the last block's pass. With it, the inputs of all layers are there, and either the logits or the
+    block that is recomputed.
+    """
     text = outline.text
-    blocks = saved_by_checkpoints if checkpointing else saved_by_blocks
-    return blocks(text, work) + logits(text, work) + backward_space(text, work)
+    begun = saved_by_beginning(text, work) if work.shared else 0
+    if not checkpointing:
+        kept = saved_by_blocks(text, work)
+        if outline.by_hand:  # of the last block only what answers
+            kept -= saved_by_layer(text, work)
+            kept += saved_by_layer(text, replace(work, rows=1, length=work.answered))
+        return begun + kept + max(logits_backward(text, work), passing(text, work))
+    recomputed = largest_block(text, work) + passing(text, work)
+    return begun + checkpoints(text, work) + max(logits_backward(text, work), recomputed)
 
 
 # -------------------------------------------------------------------------------- without gradient
 
 
 def forward_space(text: TextShape, work: Work) -> int:
-    """A pass without gradient keeps one layer's work: tokens · (3h + 4q + 3f) · b + mask.
+    """A pass without gradient at its widest, in the feed-forward layer of one block.
 
-    Where a layer looks at picture tokens, rows · sight · (h + 2k + 2q + length) · b more.
+    tokens · ((2b + 8) · f + (6 + 2d) · b · h) + mask: gate and up with the adapter's product in
+    float32, twice; the embeddings, the stream and the features of d deeper layers of the tower,
+    twice. Where b is 2, 4 · h for an adapter's copy of its input. Where a block looks at picture
+    tokens or is recurrent, its own moment counts if that is wider.
     """
-    h, q, k = text.hidden, text.attended, text.remembered
-    written = work.tokens * (3 * h + 4 * q + 3 * text.inner + work.length)
-    looked = work.rows * work.sight * (h + 2 * k + 2 * q + work.length)
-    return (written + looked) * work.width
+    h, b = text.hidden, work.width
+    copied = FULL * h if b < FULL else 0
+    wide = (2 * b + 2 * FULL) * text.inner + (6 + 2 * text.deep) * b * h + copied
+    if text.recurrent:
+        wide = max(wide, RECURRENT * FULL * text.recurrent_width)
+    space = work.tokens * (wide + work.length * b)
+    return max(space, looking_space(text, work)) if text.crossing else space
 
 
-def tower(vision: VisionShape, picture_tokens: int, width: int) -> int:
-    """The frozen tower's widest moment: patches · (8 · hidden + 2 · inner) · b, and no gradient.
+def looking_space(text: TextShape, work: Work) -> int:
+    """rows · sight · (h · b + 4 · h + k · (3b + 8) + 2q · b + length · b) of a cross-attention.
 
-    `picture_tokens` in all pictures that go through it together.
+    The picture tokens and an adapter's float32 copy of them; keys, values and the adapter's product
+    in float32, twice; repeated keys and values; the mask.
     """
-    patches = picture_tokens * vision.patches
-    return patches * (8 * vision.hidden + 2 * vision.inner) * width
+    h, q, k, b = text.hidden, text.attended, text.remembered, work.width
+    one = h * (b + FULL) + k * (3 * b + 2 * FULL) + 2 * q * b + work.length * b
+    return work.rows * work.sight * one
+
+
+def tower(vision: VisionShape, pictures: int, tokens: int, width: int) -> int:
+    """A frozen tower's widest moment for pictures of that many tokens each; no gradient.
+
+    patches · (2 · inner + 6 · hidden) · b in a feed-forward layer; or, where queries and keys are
+    rotated in float32, patches · hidden · (5b + 24). Towers that hand on inner layers
+    (`VisionShape.kept`) hold as many results, and a mask of patches² a picture.
+    """
+    patches, hidden, b = tokens * vision.patches, vision.hidden, width
+    space = patches * (2 * vision.inner + 6 * hidden) * b
+    if vision.rotary:
+        space = max(space, patches * hidden * (5 * b + 6 * FULL))
+    if vision.kept:
+        space += patches * (vision.kept * hidden + patches) * b
+    return pictures * space
 
 
 def cache(text: TextShape, tokens: int, seen: int, width: int) -> int:
@@ -200,9 +281,10 @@ def cache(text: TextShape, tokens: int, seen: int, width: int) -> int:
     return (tokens * attending + seen * text.crossing) * 2 * text.remembered * width
 
 
-def choice(text: TextShape, rows: int, samples: int) -> int:
-    """Drawing a token: rows · V · (3 · 8 + 4) for the running sums, rows · K · V · 8 to look in.
+def choice(text: TextShape, answers: int, width: int) -> int:
+    """Choosing the next token of each answer: answers · V · (b + 4 + 2 · 8).
 
-    The distribution function is summed in double precision.
+    Logits and their float32 copy; the distribution function and what it is summed from, or what is
+    looked up in it, in double precision.
     """
-    return text.vocabulary * rows * (3 * 8 + FULL + samples * 8)
+    return answers * text.vocabulary * (width + FULL + 2 * 8)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundling.metrics import f1_scores, ratios
-from groundling.records import Post, PostPrediction
+from groundling.records import TWITTER, Post, PostPrediction, Scheme
 from groundling.scoring.align import align, align_pair
 from groundling.scoring.isr import ROWS, isr_counts, judge_posts
 from groundling.scoring.resample import Difference, mcnemar_exact, paired_difference
-from groundling.scoring.rule import TripleRule
+from groundling.scoring.rule import TripleRule, counted
 from groundling.scoring.triples import task_units, triple_counts
 
 METHOD = (
@@ -61,10 +61,11 @@ def compare_isr(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    scheme: Scheme = TWITTER,
 ) -> Comparison:
     """Compare accuracies (over all types) under the rule `isr`, and McNemar's test on queries."""
     judged = [judge_posts(align(posts, system)) for system in (this, other)]
-    first, second = (isr_counts(verdicts)[:, :, -1] for verdicts in judged)
+    first, second = (isr_counts(verdicts, scheme)[:, :, -1] for verdicts in judged)
     differences = {
         row: paired_difference(first[:, i], second[:, i], ratios, resamples, seed)
         for i, row in enumerate(ROWS)
@@ -82,12 +83,14 @@ def compare_triples(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    scheme: Scheme = TWITTER,
 ) -> Comparison:
     """Compare F1 of GMNER, EEG and MNER under `rule`.
 
     EEG and MNER go by token span only where both systems carry spans. Predictions for posts that
     are not in `posts` count against their system in every resample.
     """
+    this, other = (counted(rule, said, scheme) for said in (this, other))
     first, second = align_pair(posts, this, other)
     units = task_units(rule, first.spans_given and second.spans_given)
     counts = [triple_counts(side, rule, units) for side in (first, second)]

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from groundling.records import Box, Entity, Post, PostPrediction, Prediction
+from groundling.records import TWITTER, Box, Entity, Post, PostPrediction, Prediction, Scheme
 from groundling.scoring.isr import IsrScore, score_isr
 
 Floor = Literal["none", "whole", "mean-person", "oracle-whole"]
@@ -58,12 +58,15 @@ def floor_predictions(
 
 
 def score_floors(
-    posts: Sequence[Post], sizes_wh_px: Sizes, person_norm: Box | None
+    posts: Sequence[Post], sizes_wh_px: Sizes, person_norm: Box | None, scheme: Scheme = TWITTER
 ) -> dict[Floor, IsrScore]:
     """Every floor under the rule `isr`, without intervals; no `mean-person` without its box."""
     return {
         floor: score_isr(
-            posts, floor_predictions(floor, posts, sizes_wh_px, person_norm), resamples=0
+            posts,
+            floor_predictions(floor, posts, sizes_wh_px, person_norm),
+            resamples=0,
+            scheme=scheme,
         )
         for floor in FLOORS
         if floor != "mean-person" or person_norm is not None

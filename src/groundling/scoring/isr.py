@@ -15,21 +15,22 @@ from typing import Any, Literal
 
 import numpy as np
 
+from groundling.errors import InputError
 from groundling.metrics import Floats, Ratio, ratios
 from groundling.records import (
-    ENTITY_TYPES,
+    TWITTER,
     Entity,
     EntityType,
     Post,
     PostPrediction,
     Prediction,
+    Scheme,
 )
 from groundling.scoring.align import Alignment, align, carries_span
 from groundling.scoring.match import link_agrees
 from groundling.scoring.resample import Interval, bootstrap_sums, percentile_interval
 
 GoldBoxes = Literal["any", "largest"]
-COLUMNS = (*ENTITY_TYPES, "all")
 ROWS = ("accuracy", "largest", "groundable", "ungroundable")
 SUMMARY = "IoU > 0.5 with any gold box, or absent when there is none; gold entities given"
 
@@ -48,7 +49,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class IsrScore:
-    """Acc@0.5 by type and in `all`, with 95 % intervals over posts (shares of 1).
+    """Acc@0.5 by type of the scheme and in `all`, with 95 % intervals over posts (shares of 1).
 
     `groundable` and `ungroundable` split `accuracy` by gold. `always_absent` is the floor of a
     system that never finds anything: a gain must show on groundable queries. `unanswered` counts
@@ -123,26 +124,28 @@ def score_isr(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    scheme: Scheme = TWITTER,
 ) -> IsrScore:
     """Score predictions by the rule of ISR §4.1; `resamples` 0 leaves the intervals out (None).
 
     Predictions for posts that are not in `posts` answer no query and count as unused.
-    Raises InputError where a post id occurs twice.
+    Raises InputError where a post id occurs twice or a gold type is none of the scheme's.
     """
     aligned = align(posts, predictions)
     verdicts = judge_posts(aligned)
-    counts = isr_counts(verdicts)
+    columns = (*scheme.types, "all")
+    counts = isr_counts(verdicts, scheme)
     sums = counts.sum(axis=0).astype(int)
     rows = {
         row: {
             column: Ratio(int(sums[i, j, 0]), int(sums[i, j, 1]))
-            for j, column in enumerate(COLUMNS)
+            for j, column in enumerate(columns)
         }
         for i, row in enumerate(ROWS)
     }
     absent = {
         column: Ratio(rows["ungroundable"][column].total, rows["accuracy"][column].total)
-        for column in COLUMNS
+        for column in columns
     }
     answered = sum(verdict.answered for post in verdicts for verdict in post)
     said = sum(len(post.predictions or ()) for post in (*aligned.posts, *aligned.foreign))
@@ -152,23 +155,27 @@ def score_isr(
         groundable=rows["groundable"],
         ungroundable=rows["ungroundable"],
         always_absent=absent,
-        interval=_intervals(counts, resamples, seed),
+        interval=_intervals(counts, columns, resamples, seed),
         unanswered=rows["accuracy"]["all"].total - answered,
         unused=said - answered,
     )
 
 
-def isr_counts(verdicts: Sequence[Sequence[Judgement]]) -> Floats:
-    """Per-post (right, total) for each of ROWS and COLUMNS: shape (posts, 4, 5, 2)."""
+def isr_counts(verdicts: Sequence[Sequence[Judgement]], scheme: Scheme = TWITTER) -> Floats:
+    """Per-post (right, total) for each of ROWS, by type and in all: (posts, 4, types + 1, 2)."""
+    column_of = {kind: column for column, kind in enumerate(scheme.types)}
     cells: list[tuple[int, int, int, int]] = []
     for post, judged in enumerate(verdicts):
         for verdict in judged:
-            column = ENTITY_TYPES.index(verdict.type)
+            if verdict.type not in column_of:
+                fault = f"entity {verdict.query_id} has type {verdict.type!r}"
+                raise InputError(f"{fault}; wanted those of scheme {scheme.name}")
+            column = column_of[verdict.type]
             part = 2 if verdict.groundable else 3
             cells.append((post, 0, column, verdict.right))
             cells.append((post, 1, column, verdict.right_largest))
             cells.append((post, part, column, verdict.right))
-    counts = np.zeros((len(verdicts), len(ROWS), len(COLUMNS), 2))
+    counts = np.zeros((len(verdicts), len(ROWS), len(column_of) + 1, 2))
     if cells:
         post_index, row, column_index, right = np.array(cells).T
         np.add.at(counts, (post_index, row, column_index, 0), right)
@@ -224,13 +231,15 @@ def _same_name(answer: Prediction, entity: Entity) -> bool:
     return answer.name == entity.name and not carries_span(answer)
 
 
-def _intervals(counts: Floats, resamples: int, seed: int) -> dict[str, Interval | None]:
+def _intervals(
+    counts: Floats, columns: Sequence[str], resamples: int, seed: int
+) -> dict[str, Interval | None]:
     """Intervals of every accuracy by type, and of the other rows over all types."""
-    names = (*COLUMNS, *ROWS[1:])
+    names = (*columns, *ROWS[1:])
     if resamples < 1 or not counts.shape[0]:
         return dict.fromkeys(names)
     figures = ratios(bootstrap_sums(counts, resamples, seed))
-    by_name = {column: figures[:, 0, j] for j, column in enumerate(COLUMNS)}
+    by_name = {column: figures[:, 0, j] for j, column in enumerate(columns)}
     by_name |= {row: figures[:, i, -1] for i, row in enumerate(ROWS) if i}
     return {name: percentile_interval(by_name[name]) for name in names}
 

@@ -7,12 +7,13 @@ no box, and a value that no gold entity has when its box fits nothing.
 
 A post whose gold or predictions are empty is left out of GMNER and EEG, but not of MNER. A post of
 which nothing was said (absent or failed) is not an empty answer: its gold stays in the count.
+Predictions of types outside the scheme are ignored, before anything is counted.
 """
 
 from __future__ import annotations
 
 from groundling.metrics import Counts
-from groundling.records import ENTITY_TYPES, Box, Entity, Prediction
+from groundling.records import Box, Entity, Prediction
 from groundling.scoring.align import AnsweredPost
 from groundling.scoring.match import overlaps
 from groundling.scoring.rule import EEG, Task, TripleRule, Unit, mention_key
@@ -26,12 +27,11 @@ def count_post(post: AnsweredPost, task: Task, unit: Unit) -> Counts:
     gold = _gold_set(post.gold, task, unit)
     if post.predictions is None:
         return Counts(0, 0, len(gold))
-    known = [answer for answer in post.predictions if answer.type in ENTITY_TYPES]
-    if task.boxed and not (gold and known):
+    if task.boxed and not (gold and post.predictions):
         return Counts()
     predicted = {
         (mention_key(answer, task, unit), _link(answer, post.gold, unit) if task.boxed else None)
-        for answer in known
+        for answer in post.predictions
     }
     return Counts(len(gold & predicted), len(predicted), len(gold))
 
@@ -67,4 +67,5 @@ RULE = TripleRule(
     "IoU >= 0.5 with the largest gold box; per-post sets of (name, type, link); posts with an "
     "empty side left out of GMNER and EEG",
     count_post,
+    ignores_unknown=True,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from groundling.metrics import Ratio
 from groundling.scoring.compare import Comparison
 from groundling.scoring.floors import Floor
-from groundling.scoring.isr import COLUMNS, SUMMARY, IsrScore
+from groundling.scoring.isr import SUMMARY, IsrScore
 from groundling.scoring.resample import Difference, Interval
 from groundling.scoring.triples import TaskScore, TripleScore
 
@@ -30,12 +30,13 @@ _FLOOR_MEANING: dict[Floor, str] = {
 
 def isr_report(score: IsrScore) -> str:
     """Acc@0.5 by type and overall, by gold, with intervals and the always-absent floor."""
-    rows = [["Acc@0.5", *COLUMNS, "95 % of all"]]
+    columns = list(score.accuracy)
+    rows = [["Acc@0.5", *columns, "95 % of all"]]
     for field, label in _ISR_ROWS.items():
         figures = _percents(getattr(score, field))
         key = "all" if field == "accuracy" else field
         rows.append([label, *figures, _span(score.interval.get(key))])
-    totals = [str(score.accuracy[column].total) for column in COLUMNS]
+    totals = [str(ratio.total) for ratio in score.accuracy.values()]
     rows.append(["entities", *totals, ""])
     return "\n".join([f"Rule isr: {SUMMARY}", "", _table(rows), "", NOT_COMPARABLE])
 
@@ -51,11 +52,12 @@ def triple_report(score: TripleScore) -> str:
 
 def floor_report(floors: Mapping[Floor, IsrScore]) -> str:
     """What each floor scores under the rule `isr`."""
-    rows = [["Acc@0.5", *COLUMNS, ""]]
+    columns = next((list(score.accuracy) for score in floors.values()), [])
+    rows = [["Acc@0.5", *columns, ""]]
     for floor, score in floors.items():
         rows.append([floor, *_percents(score.accuracy), _FLOOR_MEANING[floor]])
     head = f"Floors under rule isr: {SUMMARY}"
-    return "\n".join([head, "", _table(rows, left=(0, len(COLUMNS) + 1)), "", NOT_COMPARABLE])
+    return "\n".join([head, "", _table(rows, left=(0, len(columns) + 1)), "", NOT_COMPARABLE])
 
 
 def comparison_report(comparison: Comparison, other: str) -> str:
@@ -90,7 +92,7 @@ def _difference_row(name: str, change: Difference) -> list[str]:
 
 def _percents(row: Mapping[str, Ratio]) -> list[str]:
     return [
-        "–" if (percent := row[column].percent) is None else f"{percent:.2f}" for column in COLUMNS
+        "–" if (percent := ratio.percent) is None else f"{percent:.2f}" for ratio in row.values()
     ]
 
 

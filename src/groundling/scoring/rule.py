@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from groundling.metrics import Counts
-from groundling.records import Box, Entity, Prediction
+from groundling.records import Box, Entity, PostPrediction, Prediction, Scheme
 from groundling.scoring.align import AnsweredPost
 
 Unit = Literal["name", "span"]
@@ -36,13 +36,27 @@ class TripleRule:
     """One published or strict way to count right triples, post by post.
 
     `unit` is what the rule itself compares mentions by. `count` returns one post's counts;
-    precision, recall and F1 are micro averages over the sums.
+    precision, recall and F1 are micro averages over the sums. `ignores_unknown` where predictions
+    of types outside the scheme are not counted at all.
     """
 
     name: str
     unit: Unit
     summary: str
     count: Callable[[AnsweredPost, Task, Unit], Counts]
+    ignores_unknown: bool = False
+
+
+def counted(
+    rule: TripleRule, predictions: Sequence[PostPrediction], scheme: Scheme
+) -> Sequence[PostPrediction]:
+    """The predictions that a rule looks at, by their types."""
+    if not rule.ignores_unknown:
+        return predictions
+    return [
+        replace(post, predictions=tuple(a for a in post.predictions if a.type in scheme.types))
+        for post in predictions
+    ]
 
 
 def mention_key(mention: Entity | Prediction, task: Task, unit: Unit) -> tuple[object, ...] | None:

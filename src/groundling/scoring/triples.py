@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from groundling.metrics import Counts, Floats, f1_scores
-from groundling.records import Post, PostPrediction
+from groundling.records import TWITTER, Post, PostPrediction, Scheme
 from groundling.scoring.align import Alignment, align
 from groundling.scoring.resample import Interval, bootstrap_sums, percentile_interval
-from groundling.scoring.rule import GMNER, TASKS, Task, TripleRule, Unit
+from groundling.scoring.rule import GMNER, TASKS, Task, TripleRule, Unit, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,14 @@ def score_triples(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    scheme: Scheme = TWITTER,
 ) -> TripleScore:
     """Score predictions by `rule`; `resamples` 0 leaves the intervals out (None).
 
     Predictions for posts that are not in `posts` count as wrong ones. Raises InputError where a
     post id occurs twice.
     """
-    aligned = align(posts, predictions)
+    aligned = align(posts, counted(rule, predictions, scheme))
     units = task_units(rule, aligned.spans_given)
     tasks = _score_tasks(aligned, rule, units, resamples, seed)
     again = {task: rule.unit for task in TASKS if units[task] != rule.unit == "name"}

@@ -40,7 +40,7 @@ JPEG_QUALITY = 93
 SOURCE = "expert:toyworld"
 POOL_OF_SPLIT: dict[str, Pool] = {"train": "train", "dev": "validation", "test": "test"}
 
-_CLAUSES: dict[EntityType, tuple[str, ...]] = {
+CLAUSES: dict[EntityType, tuple[str, ...]] = {
     "PER": (
         "so good to see {}",
         "{} says hello",
@@ -97,7 +97,7 @@ def draw_post(
         entity_type = who.NAMES[name][0]
         if position:
             tokens += _pick(rng, (",", "and", ".")).split()
-        for word in _pick(rng, _CLAUSES[entity_type]).split():
+        for word in _pick(rng, CLAUSES[entity_type]).split():
             if word != "{}":
                 tokens.append(word)
                 continue

@@ -8,7 +8,7 @@
     crowd      a bounded number of threads
     cache      answers on disk, by the digest of what was asked
     ledger     tokens and money, with a budget that is never overrun
-    writer, expert, grounder   the three roles
+    writer, expert, grounder, assistant   the roles
 
 A sampler (`writer.ApiWriter`) has the part of `models.base.Writer` that needs no weights:
 `prepare` and `sample`. No module here imports torch.

@@ -7,7 +7,6 @@ InputError. The key is read from the environment, goes into one header, and nowh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 
 from groundling.errors import ImageError, InputError
+from groundling.models.adapters import adapter_name
 from groundling.models.api.backoff import Backoff, Clock, retry_after_s
 from groundling.models.api.cache import AnswerCache
 from groundling.models.api.crowd import in_threads
@@ -133,12 +133,7 @@ class ApiClient:
         cached answers of one adapter are never taken for another's. Returns that name. Raises
         InputError where there is no adapter, or the server does not take it.
         """
-        weights = folder / "adapter_model.safetensors"
-        if not weights.is_file():
-            raise InputError(f"{folder}: no adapter_model.safetensors; name an adapter's folder")
-        with weights.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        name = f"groundling-{digest[:16]}"
+        name = adapter_name(folder)
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
         url = f"{self.config.endpoint}/load_lora_adapter"
         try:

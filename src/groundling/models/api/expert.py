@@ -33,7 +33,13 @@ class ApiExpert:
     def _chat(self, image: str, box: Box) -> Chat:
         config, picture = self._client.config, self._pictures.encode(image, box)
         messages = with_pictures(expert_messages(), [picture.uri])
-        return Chat(messages, config.temperature, config.max_tokens, picture_tokens=picture.tokens)
+        return Chat(
+            messages,
+            config.temperature,
+            config.max_tokens,
+            picture_tokens=picture.tokens,
+            check=_complaint,
+        )
 
     def _expression(self, answers: Answers | Failure) -> Expression | Failure:
         answer = answers if isinstance(answers, Failure) else answers[0]
@@ -43,6 +49,7 @@ class ApiExpert:
 
 
 def _complaint(text: str) -> Failure | None:
+    """What is wrong with a description of a region that is marked, and so is there."""
     if is_absent(_one_line(text)):
         return Failure("says that a marked entity does not appear", "answer")
     return None

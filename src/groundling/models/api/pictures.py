@@ -12,8 +12,9 @@ from typing import Literal
 
 from PIL import Image, ImageDraw
 
+from groundling.errors import ImageError, InputError
 from groundling.images import PictureKey, load_image, picture_key
-from groundling.models.coordinates import Frame, Size
+from groundling.models.coordinates import Frame, Size, inside_picture
 from groundling.records import Box
 
 GREEN = (0, 255, 0)
@@ -57,7 +58,7 @@ class PictureEncoder:
     def encode(self, path: str, marked: Box | None = None) -> Encoded:
         """The picture at `path`, with a green outline around `marked` (original pixels) if given.
 
-        Raises ImageError for a picture that cannot be read.
+        Raises ImageError for a picture that cannot be read and for one that `marked` lies outside.
         """
         key = (picture_key(path), marked)
         with self._lock:
@@ -65,6 +66,8 @@ class PictureEncoder:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         picture = load_image(path)
+        if marked is not None:
+            _check_inside(marked, picture.size, path)
         frame = Frame(picture.size, sent_size(picture.size, self._max_pixels, self._multiple))
         if frame.resized_wh_px != frame.original_wh_px:
             picture = picture.resize(frame.resized_wh_px, Image.Resampling.BICUBIC)
@@ -85,20 +88,26 @@ class PictureEncoder:
             self._kept_bytes -= len(dropped.uri)
 
 
+def _check_inside(box: Box, size: Size, path: str) -> None:
+    try:
+        inside_picture(box, size, path)
+    except InputError as fault:
+        raise ImageError(str(fault)) from fault
+
+
 def sent_size(size: Size, max_pixels: int | None, multiple: int) -> Size:
     """The size a picture is sent in: at most `max_pixels`, its sides multiples of `multiple`.
 
-    The shape is kept but for the rounding. Without both limits it is the size itself.
+    The shape is kept but for the rounding. Without both limits it is the size itself. A sliver may
+    exceed the area: no side is shorter than one multiple.
     """
     width, height = size
-    shrink = 1.0
-    if max_pixels is not None and width * height > max_pixels:
-        shrink = math.sqrt(max_pixels / (width * height))
-    if shrink == 1.0:
-        wide, high = (max(1, round(side / multiple)) for side in size)
-    else:
-        wide, high = (max(1, math.floor(side * shrink / multiple)) for side in size)
-    return wide * multiple, high * multiple
+    wide, high = (max(1, round(side / multiple)) * multiple for side in size)
+    if max_pixels is None or wide * high <= max_pixels:
+        return wide, high
+    shrink = min(1.0, math.sqrt(max_pixels / (width * height)))
+    wide, high = (max(1, math.floor(side * shrink / multiple)) * multiple for side in size)
+    return wide, high
 
 
 def outlined(picture: Image.Image, box: Box) -> Image.Image:
@@ -106,6 +115,7 @@ def outlined(picture: Image.Image, box: Box) -> Image.Image:
 
     The paper says only that the box is drawn in green; the line's width is ours: 1/200 of the
     shorter side, at least 2 pixels. It lies outside, so that it hides nothing of a small object.
+    What reaches beyond the picture is drawn along its edge.
     """
     canvas = picture.copy()
     thick = max(2, round(min(canvas.size) / 200))

@@ -30,7 +30,7 @@ SHOWN = 120
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One whole answer; `logprob` in nats at temperature 1, its end token included, where known."""
+    """One answer; `logprob` in nats at temperature 1, its end token included, where known."""
 
     text: str
     logprob: float | None = None
@@ -57,7 +57,8 @@ class Chat:
     """A conversation to complete `k` times. Its messages hold pictures as data URIs.
 
     `picture_tokens` is the most that the pictures are thought to cost. `check` says what is wrong
-    with a text that is no answer to this question; None accepts whatever is said.
+    with a text that is no answer to this question; None accepts whatever is said. `keep_cut` takes
+    an answer that was cut at `max_tokens` as it stands.
     """
 
     messages: tuple[Message, ...]
@@ -67,6 +68,7 @@ class Chat:
     seed: int = 0
     picture_tokens: int = 0
     check: Callable[[str], Failure | None] | None = None
+    keep_cut: bool = False
 
     @property
     def input_tokens(self) -> int:
@@ -223,7 +225,13 @@ def server_words(raw: object) -> str:
     if isinstance(found, dict):
         found = next((found[key] for key in ("message", "detail") if found.get(key)), "")
     text = " ".join(str(found).split()) if isinstance(found, str | list) else ""
+    text = text if _is_text(text) else text.encode("utf-8", "replace").decode()
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON can spell half a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _usage(raw: object) -> Usage | None:
@@ -237,9 +245,14 @@ def _usage(raw: object) -> Usage | None:
 
 def _read_choice(choice: _Choice, chat: Chat, server: Server) -> Choice | Failure:
     message, text = choice.message, (choice.message.content or "").strip()
+    if not _is_text(text):
+        return Failure("holds half a surrogate pair", "answer")
     if message.refusal:
         return Failure(f"refused: {server_words(message.refusal)}", "answer")
-    if choice.finish_reason == "length":
+    cut = choice.finish_reason == "length"
+    if cut and chat.keep_cut:
+        return Choice(text)
+    if cut:
         return Failure(f"cut off at {chat.max_tokens} tokens; raise max_tokens", "answer")
     if choice.finish_reason == "content_filter":
         return Failure("withheld by a content filter", "answer")

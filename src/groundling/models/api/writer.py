@@ -38,9 +38,10 @@ class ApiWriter:
     def sample(
         self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
     ) -> list[list[Expression] | Failure]:
-        """K expressions a query, in order; one whose K samples are not all whole is a Failure.
+        """K expressions a query, in order; one of which a sample cannot be used is a Failure.
 
-        `logprob` is None unless the server is vLLM. Raises InputError for what every call would
+        A sample cut at `max_new_tokens` stays as it stands, as a local writer's does. `logprob` is
+        None for it, and unless the server is vLLM. Raises InputError for what every call would
         meet.
         """
         if sampling.temperature < 0 or min(k, sampling.max_new_tokens) < 1:
@@ -64,6 +65,7 @@ class ApiWriter:
             k,
             seed,
             picture.tokens,
+            keep_cut=True,
         )
 
 

@@ -10,10 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from groundling.models.coordinates import Size, inside_picture
 from groundling.records import Box, Failure
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +44,13 @@ class CentreBox:
         return _with_area(Box(x1, y1, x2, y2))
 
     @classmethod
-    def of(cls, box: Box, size_wh_px: Size) -> CentreBox | None:
-        """The part of a box in pixels that is inside its picture; None where nothing is."""
-        if not all(map(math.isfinite, box.xyxy)):
-            return None
-        x1, y1, x2, y2 = (
-            min(max(value / size_wh_px[axis % 2], 0.0), 1.0) for axis, value in enumerate(box.xyxy)
-        )
-        if x1 >= x2 or y1 >= y2:
-            return None
+    def of(cls, box: Box, size_wh_px: Size) -> CentreBox:
+        """The part of a box in pixels that is inside its picture.
+
+        Raises InputError where nothing is.
+        """
+        part = inside_picture(box, size_wh_px)
+        x1, y1, x2, y2 = (value / size_wh_px[axis % 2] for axis, value in enumerate(part.xyxy))
         return cls((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,21 +11,29 @@ import torch
 from torch import Tensor, nn
 from transformers import GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
 
-from groundling.errors import ImageError, InputError
-from groundling.images import load_image
+from groundling.errors import InputError
 from groundling.models.base import GroundingExample
+from groundling.models.coordinates import Size, inside_picture
 from groundling.models.detectors.boxes import CentreBox
 from groundling.models.detectors.dino_loss import Target, Weights, grounding_loss
 from groundling.models.detectors.opening import (
-    OpenImage,
     Picture,
     PictureReader,
     open_detector,
     save_detector,
     seen_once,
 )
-from groundling.models.detectors.phrases import PhraseBatch, PhraseReader
+from groundling.models.detectors.phrases import Phrase, PhraseBatch, PhraseReader
+from groundling.models.grounding import (
+    NO_NUMBER,
+    ON_CPU,
+    Asked,
+    Compute,
+    distinct_pictures,
+    ground_batches,
+)
 from groundling.records import Failure, Grounded
+from groundling.team import keep_whole
 
 _CLASSES = {
     "grounding-dino": GroundingDinoForObjectDetection,
@@ -43,68 +50,56 @@ class DinoGrounder:
     """A grounder over either model; implements `groundling.models.base.Grounder`.
 
     Each of the model's queries has a box and a score in [0, 1] for each token of the text. The
-    score of the phrase is the mean over its tokens (without [CLS], full stop and [SEP]): what
-    the matching of the loss asks for, and what no single word ("woman" in "the plant behind the
-    woman") can win alone. "max" takes the best token, as the authors' demonstration and
-    transformers' post-processing do.
+    score of the phrase is that of its best token, neither [CLS], full stop nor [SEP]: so its
+    authors chose the box of a referring expression. "mean" is over the phrase's tokens: what the
+    matching of the loss asks for, and what no single word ("woman" in "the plant behind the
+    woman") can win alone.
     """
 
     def __init__(
         self,
         model: Any,
         processor: Any,
+        compute: Compute = ON_CPU,
         *,
-        batch_size: int = 8,
         max_pixels: int | None = None,
-        phrase_score: PhraseScore = "mean",
+        phrase_score: PhraseScore = "max",
         pad: bool = False,
-        open_image: OpenImage = load_image,
     ) -> None:
         """From a model and a processor in memory; see `load` for the rest. Raises InputError."""
         self.model = model
         self.processor = processor
-        self.batch_size = batch_size
+        self.batch_size = compute.batch_size
         self.phrase_score = phrase_score
         self.pad = pad
         self._weights = Weights.of(model.config)
         limit = min(model.config.max_text_len, model.config.text_config.max_position_embeddings)
         self.phrases = PhraseReader(processor.tokenizer, limit)
         settings = {"do_pad": False, **_limited(processor.image_processor.size, max_pixels)}
-        self.pictures = PictureReader(processor.image_processor, open_image, **settings)
+        self.pictures = PictureReader(processor.image_processor, compute.opener, **settings)
         model.loss_function = _every_layer
+        keep_whole(model)  # a batch takes as many passes as it has shapes of pictures
 
     @classmethod
     def load(
         cls,
         folder_or_hub_name: str | Path,
+        compute: Compute = ON_CPU,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        batch_size: int = 8,
         max_pixels: int | None = None,
-        phrase_score: PhraseScore = "mean",
+        phrase_score: PhraseScore = "max",
         pad: bool = False,
-        image_root: Path | None = None,
-        open_image: OpenImage | None = None,
     ) -> DinoGrounder:
         """Open a checkpoint: a folder, or a repository such as `IDEA-Research/grounding-dino-base`.
 
-        `batch_size` counts (picture, expression) pairs. Of a batch, pictures of one shape go
-        through the model together, in training too; `pad` has all go together, padded right and
-        below: fewer, larger steps, but the company may change an answer. `max_pixels` bounds the
-        area of a resized picture; None leaves the checkpoint's rule (as published: the shorter side
-        800 px, the longer at most 1333). Pictures must lie in `image_root` where it is given;
-        `open_image` reads them in another way. Raises InputError.
+        Of a batch, pictures of one shape go through the model together, in training too; `pad` has
+        all go together, padded right and below: fewer, larger steps, but the company may change an
+        answer. `max_pixels` bounds the area of a resized picture; None leaves the checkpoint's rule
+        (as published: the shorter side 800 px, the longer at most 1333). Raises InputError.
         """
-        model, processor = open_detector(folder_or_hub_name, _CLASSES, dtype)
+        model, processor = open_detector(folder_or_hub_name, _CLASSES, compute)
         return cls(
-            model.to(device),
-            processor,
-            batch_size=batch_size,
-            max_pixels=max_pixels,
-            phrase_score=phrase_score,
-            pad=pad,
-            open_image=open_image or partial(load_image, root=image_root),
+            model, processor, compute, max_pixels=max_pixels, phrase_score=phrase_score, pad=pad
         )
 
     def save(self, folder: Path) -> None:
@@ -129,25 +124,10 @@ class DinoGrounder:
         lies outside its picture and an expression without words.
         """
         self.model.train()
-        pictures: list[Picture] = []
-        phrases: list[tuple[int, ...]] = []
-        gold: list[tuple[float, ...]] = []
-        read = self.pictures.read_batch(example.image for example in batch)
-        for example in batch:
-            picture, phrase = read[example.image], self.phrases.read(example.expression)
-            if isinstance(picture, ImageError):
-                raise picture
-            if not phrase:
-                raise InputError(f"{example.image}: no words in {example.expression!r}")
-            box = CentreBox.of(example.box, picture.size_wh_px)
-            if box is None:
-                width, height = picture.size_wh_px
-                raise InputError(
-                    f"{example.image}: {example.box} is not inside its {width} × {height} pixels"
-                )
-            pictures.append(picture)
-            phrases.append(phrase)
-            gold.append((box.cx, box.cy, box.w, box.h))
+        read = {path: self.pictures.read(path) for path in dict.fromkeys(e.image for e in batch)}
+        pictures = [read[example.image] for example in batch]
+        phrases = [self._phrase(example) for example in batch]
+        gold = [_gold(example, read[example.image].size_wh_px) for example in batch]
         total = torch.zeros((), device=self.model.device)
         for rows in self._groups(pictures):
             tokens = self.phrases.batch([phrases[row] for row in rows])
@@ -168,57 +148,42 @@ class DinoGrounder:
         be read is a Failure of stage "image", an expression without words one of stage "ground".
         """
         self.model.eval()
-        self.pictures.forget()
         asked = [(path, self.phrases.read(expression)) for path, expression in requests]
-        answers: dict[tuple[str, tuple[int, ...]], Grounded | Failure] = {}
-        by_picture: dict[str, list[tuple[int, ...]]] = {}
-        for path, phrase in dict.fromkeys(asked):
-            if phrase:
-                by_picture.setdefault(path, []).append(phrase)
-            else:
-                answers[path, phrase] = Failure("the expression is empty", "ground")
-        distinct = [(path, phrase) for path, phrases in by_picture.items() for phrase in phrases]
-        for begin in range(0, len(distinct), self.batch_size):
-            batch = distinct[begin : begin + self.batch_size]
-            pictures = self.pictures.read_batch(path for path, _ in batch)
-            readable: dict[str, Picture] = {}
-            for path, picture in pictures.items():
-                if isinstance(picture, Picture):
-                    readable[path] = picture
-            for request in batch:
-                fault = pictures[request[0]]
-                if isinstance(fault, ImageError):
-                    answers[request] = Failure(str(fault), "image")
-            rest = [request for request in batch if request[0] in readable]
-            for rows in self._groups([readable[path] for path, _ in rest]):
-                group = [rest[row] for row in rows]
-                answers.update(zip(group, self._answer(group, readable), strict=True))
-        self.pictures.forget()
-        return [answers[request] for request in asked]
+        return ground_batches(asked, self.pictures.read, self._answer, self.batch_size)
 
-    def _answer(
-        self, requests: Sequence[tuple[str, tuple[int, ...]]], pictures: dict[str, Picture]
-    ) -> Iterator[Grounded | Failure]:
-        """The answers to one batch of distinct requests for readable pictures."""
-        paths = list(dict.fromkeys(path for path, _ in requests))
-        which = torch.tensor([paths.index(path) for path, _ in requests])
-        tokens = self.phrases.batch([phrase for _, phrase in requests])
-        with seen_once(self.model.model.backbone, which.to(self.model.device)):
-            seen = self._forward([pictures[path] for path, _ in requests], tokens)
+    def _answer(self, batch: Sequence[Asked[Phrase, Picture]]) -> list[Grounded | Failure]:
+        """The answers to distinct requests for readable pictures."""
+        answers: dict[int, Grounded | Failure] = {}
+        for rows in self._groups([picture for _, picture in batch]):
+            answers.update(zip(rows, self._together([batch[row] for row in rows]), strict=True))
+        return [answers[row] for row in range(len(batch))]
+
+    def _together(self, batch: Sequence[Asked[Phrase, Picture]]) -> Iterator[Grounded | Failure]:
+        """The answers of one pass of the model."""
+        _, which = distinct_pictures(batch)
+        tokens = self.phrases.batch([phrase for (_, phrase), _ in batch])
+        with seen_once(self.model.model.backbone, which, self.model.device):
+            seen = self._forward([picture for _, picture in batch], tokens)
         scores = phrase_scores(
             seen.logits.float(), tokens.phrase.to(seen.logits.device), self.phrase_score
         )
         best = scores.argmax(-1)
         rows = torch.arange(len(best), device=best.device)
         chosen = seen.pred_boxes[rows, best].float().tolist()
-        for (path, _), four, score in zip(
-            requests, chosen, scores[rows, best].tolist(), strict=True
+        for (_, picture), four, score in zip(
+            batch, chosen, scores[rows, best].tolist(), strict=True
         ):
-            box = CentreBox(*four).to_pixels(pictures[path].size_wh_px)
-            if not math.isfinite(score):
-                yield Failure("the model's score is not a number", "ground")
-            else:
-                yield box if isinstance(box, Failure) else Grounded(box, score)
+            if not all(map(math.isfinite, (*four, score))):
+                yield Failure(NO_NUMBER, "model")
+                continue
+            box = CentreBox(*four).to_pixels(picture.size_wh_px)
+            yield box if isinstance(box, Failure) else Grounded(box, score)
+
+    def _phrase(self, example: GroundingExample) -> Phrase:
+        phrase = self.phrases.read(example.expression)
+        if not phrase:
+            raise InputError(f"{example.image}: no words in {example.expression!r}")
+        return phrase
 
     def _groups(self, pictures: Sequence[Picture]) -> list[list[int]]:
         """The rows of a batch that go through the model together."""
@@ -237,6 +202,12 @@ class DinoGrounder:
             attention_mask=tokens.attention_mask.to(device),
             **more,
         )
+
+
+def _gold(example: GroundingExample, size_wh_px: Size) -> tuple[float, float, float, float]:
+    """The gold box as the model writes it. Raises InputError for one outside its picture."""
+    box = CentreBox.of(inside_picture(example.box, size_wh_px, example.image), size_wh_px)
+    return box.cx, box.cy, box.w, box.h
 
 
 def pad_right(pictures: Sequence[Picture], least_area: int = 0) -> tuple[Tensor, Tensor]:
@@ -276,7 +247,11 @@ def _limited(size: Any, max_pixels: int | None) -> dict[str, Any]:
     """The checkpoint's rule of resizing, both its sides scaled so that no area exceeds a bound."""
     if max_pixels is None:
         return {}
-    shortest, longest = size["shortest_edge"], size["longest_edge"]
+    shortest, longest = size.get("shortest_edge"), size.get("longest_edge")
+    if shortest is None or longest is None:
+        raise InputError(
+            f"max_pixels is no limit to pictures resized to {dict(size)}; leave it out"
+        )
     scale = min(1.0, math.sqrt(max_pixels / (shortest * longest)))
     return {"size": {"shortest_edge": int(shortest * scale), "longest_edge": int(longest * scale)}}
 

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import Florence2ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
-from groundling.errors import ImageError, InputError
-from groundling.images import load_image
+from groundling.errors import InputError
 from groundling.models.base import GroundingExample
 from groundling.models.detectors.boxes import LocationGrid
 from groundling.models.detectors.opening import (
-    OpenImage,
     Picture,
     PictureReader,
     open_detector,
     save_detector,
     seen_once,
+    states_of,
+)
+from groundling.models.grounding import (
+    NO_NUMBER,
+    ON_CPU,
+    Asked,
+    Compute,
+    distinct_pictures,
+    ground_batches,
 )
 from groundling.records import Failure, Grounded
 
 Task = Literal["<OPEN_VOCABULARY_DETECTION>", "<CAPTION_TO_PHRASE_GROUNDING>"]
 """The tasks of Florence-2 that answer a text with boxes."""
-
-Request = tuple[str, str]
-"""Path of a picture and expression."""
 
 _ANSWER = re.compile("(W+(LLLL)+)+")
 _SHOWN = 120
@@ -52,21 +56,20 @@ class FlorenceGrounder:
         self,
         model: Any,
         processor: Any,
+        compute: Compute = ON_CPU,
         *,
         task: Task = "<OPEN_VOCABULARY_DETECTION>",
         beams: int = 3,
         max_new_tokens: int = 1024,
-        batch_size: int = 8,
-        open_image: OpenImage = load_image,
     ) -> None:
         """From a model and a processor in memory; see `load` for the rest. Raises InputError."""
         self.model = model
         self.processor = processor
         self.beams = beams
         self.max_new_tokens = max_new_tokens
-        self.batch_size = batch_size
+        self.batch_size = compute.batch_size
         self.grid = LocationGrid()
-        self.pictures = PictureReader(_squeezing(processor.image_processor), open_image)
+        self.pictures = PictureReader(_squeezing(processor.image_processor), compute.opener)
         self._template: str = processor.task_prompts_with_input[task]
         tokenizer = processor.tokenizer
         added = tokenizer.get_added_vocab()
@@ -80,35 +83,21 @@ class FlorenceGrounder:
     def load(
         cls,
         folder_or_hub_name: str | Path,
+        compute: Compute = ON_CPU,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
         task: Task = "<OPEN_VOCABULARY_DETECTION>",
         beams: int = 3,
         max_new_tokens: int = 1024,
-        batch_size: int = 8,
-        image_root: Path | None = None,
-        open_image: OpenImage | None = None,
     ) -> FlorenceGrounder:
         """Open a checkpoint: a folder, or a repository laid out for transformers' own Florence-2.
 
         Those of `florence-community` are; code of a repository is never run. `beams` 1 is greedy;
-        3 beams and 1024 new tokens are the published decoding. `batch_size` counts (picture,
-        expression) pairs. Pictures are squeezed to the checkpoint's square, so there is no limit of
-        pixels to set. They must lie in `image_root` where it is given; `open_image` reads them in
-        another way. Raises InputError.
+        3 beams and 1024 new tokens are the published decoding. Pictures are squeezed to the
+        checkpoint's square, so there is no limit of pixels to set. Raises InputError.
         """
         classes = {"florence2": Florence2ForConditionalGeneration}
-        model, processor = open_detector(folder_or_hub_name, classes, dtype)
-        return cls(
-            model.to(device),
-            processor,
-            task=task,
-            beams=beams,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            open_image=open_image or partial(load_image, root=image_root),
-        )
+        model, processor = open_detector(folder_or_hub_name, classes, compute)
+        return cls(model, processor, compute, task=task, beams=beams, max_new_tokens=max_new_tokens)
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration, tokenizer and picture settings."""
@@ -132,7 +121,7 @@ class FlorenceGrounder:
         )
 
     @torch.no_grad()
-    def ground(self, requests: Sequence[Request]) -> list[Grounded | Failure]:
+    def ground(self, requests: Sequence[tuple[str, str]]) -> list[Grounded | Failure]:
         """One box per (image path, expression), scored by P(its four tokens | what came before).
 
         A request that occurs twice is computed once, as is a picture with several expressions in a
@@ -140,63 +129,67 @@ class FlorenceGrounder:
         of stage "ground", and an answer that is anything but phrases with boxes one of "parse".
         """
         self.model.eval()
-        self.pictures.forget()
         asked = [(path, " ".join(expression.split())) for path, expression in requests]
-        answers: dict[Request, Grounded | Failure] = {}
-        by_picture: dict[str, list[Request]] = {}
-        for request in dict.fromkeys(asked):
-            if request[1]:
-                by_picture.setdefault(request[0], []).append(request)
-            else:
-                answers[request] = Failure("the expression is empty", "ground")
-        distinct = [request for group in by_picture.values() for request in group]
-        for begin in range(0, len(distinct), self.batch_size):
-            batch = distinct[begin : begin + self.batch_size]
-            pictures = self.pictures.read_batch(path for path, _ in batch)
-            readable: list[tuple[Request, Picture]] = []
-            for request in batch:
-                picture = pictures[request[0]]
-                if isinstance(picture, ImageError):
-                    answers[request] = Failure(str(picture), "image")
-                else:
-                    readable.append((request, picture))
-            if readable:
-                found = self._answer(readable)
-                answers.update(zip([request for request, _ in readable], found, strict=True))
-        self.pictures.forget()
-        return [answers[request] for request in asked]
+        return ground_batches(asked, self.pictures.read, self._answer, self.batch_size)
 
-    def _answer(self, batch: Sequence[tuple[Request, Picture]]) -> Iterator[Grounded | Failure]:
-        """The answers to one batch of distinct requests for readable pictures."""
+    def _answer(self, batch: Sequence[Asked[str, Picture]]) -> list[Grounded | Failure]:
+        """The answers to distinct requests for readable pictures."""
         device, dtype = self.model.device, self.model.dtype
-        paths = list(dict.fromkeys(path for (path, _), _ in batch))
-        which = torch.tensor([paths.index(path) for (path, _), _ in batch], device=device)
-        input_ids, mask = self._prompts([expression for (_, expression), _ in batch])
+        _, which = distinct_pictures(batch)
+        input_ids, mask = (
+            part.to(device) for part in self._prompts([expression for (_, expression), _ in batch])
+        )
         pixels = torch.stack([picture.pixels for _, picture in batch])
-        with seen_once(self.model.model.vision_tower, which):
-            made = self.model.generate(
-                input_ids=input_ids.to(device),
-                attention_mask=mask.to(device),
+        net = self.model.model
+        with (
+            seen_once(net.vision_tower, which, device),
+            states_of(net.language_model.encoder) as encoded,
+        ):
+            said = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=mask,
                 pixel_values=pixels.to(device, dtype),
                 do_sample=False,
                 num_beams=self.beams,
                 max_new_tokens=self.max_new_tokens,
-                return_dict_in_generate=True,
-                output_logits=True,
             )
-        steps = self.model.compute_transition_scores(
-            made.sequences, made.logits, getattr(made, "beam_indices", None), normalize_logits=True
-        )
-        said = made.sequences[:, made.sequences.shape[1] - steps.shape[1] :].tolist()
-        for row, logprobs, (_, picture) in zip(said, steps.tolist(), batch, strict=True):
-            place = self._first_box(row)
-            if isinstance(place, Failure):
-                yield place
+        places = [self._first_box(row) for row in said[:, 1:].tolist()]  # the first starts it off
+        begins = [0 if isinstance(place, Failure) else place for place in places]
+        tokens, scores = self._four(encoded[0], mask, said, begins)
+        found: list[Grounded | Failure] = []
+        for place, four, score, (_, picture) in zip(places, tokens, scores, batch, strict=True):
+            if not math.isfinite(score):
+                found.append(Failure(NO_NUMBER, "model"))
                 continue
-            four = [self._bins[token] for token in row[place : place + 4]]
-            box = self.grid.to_pixels(four, picture.size_wh_px)
-            score = math.exp(sum(logprobs[place : place + 4]))
-            yield box if isinstance(box, Failure) else Grounded(box, score)
+            if isinstance(place, Failure):
+                found.append(place)
+                continue
+            box = self.grid.to_pixels([self._bins[token] for token in four], picture.size_wh_px)
+            found.append(box if isinstance(box, Failure) else Grounded(box, score))
+        return found
+
+    def _four(
+        self, encoded: Tensor, mask: Tensor, said: Tensor, begins: Sequence[int]
+    ) -> tuple[list[list[int]], list[float]]:
+        """The four tokens of each answer that begin at a place, and P(they | what comes before).
+
+        One more pass of the decoder over the answers (B, L): the scores that generation could keep
+        are a whole vocabulary for each token of each beam, 40 GB where one answer of 64 runs on.
+        """
+        states = self.model.model(
+            encoder_outputs=BaseModelOutput(encoded),
+            attention_mask=mask,
+            decoder_input_ids=said[:, :-1],
+        ).last_hidden_state
+        rows = torch.arange(len(said), device=said.device)[:, None]
+        spots = torch.tensor(begins, device=said.device)[:, None] + torch.arange(
+            4, device=said.device
+        )
+        spots = spots.clamp(max=states.shape[1] - 1)  # for those that hold no box
+        tokens = said[rows, spots + 1]
+        logprobs = self.model.lm_head(states[rows, spots]).float().log_softmax(-1)
+        scores = logprobs.gather(-1, tokens[..., None]).sum((1, 2)).exp()
+        return tokens.tolist(), scores.tolist()
 
     def _prompts(self, expressions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Expressions → tokens (B, L), padded right, and their mask.
@@ -246,7 +239,8 @@ class FlorenceGrounder:
 def _squeezing(image_processor: Any) -> Any:
     """The image processor, if it shows the model the whole picture. Raises InputError."""
     size = image_processor.size
-    if getattr(image_processor, "do_center_crop", False) or not (size["height"] and size["width"]):
+    square = size.get("height") and size.get("width")
+    if getattr(image_processor, "do_center_crop", False) or not square:
         raise InputError(
             "the image processor crops pictures or keeps their aspect; wanted Florence-2's, which "
             "squeezes them to one height and width"

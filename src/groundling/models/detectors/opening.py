@@ -3,58 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor
 
 from groundling.errors import ImageError, InputError
-from groundling.models.detectors.boxes import Size
-from groundling.models.quiet import quiet_library
-
-OpenImage = Callable[[str], Image.Image]
-"""How a path becomes a picture; raises ImageError."""
+from groundling.images import OpenImage
+from groundling.models.coordinates import Size
+from groundling.models.grounding import Compute
+from groundling.models.opening import opening, refuse_gaps, save_model, usable_device
 
 
 def open_detector(
-    checkpoint: str | Path, classes: dict[str, Any], dtype: torch.dtype
+    checkpoint: str | Path, classes: dict[str, Any], compute: Compute
 ) -> tuple[Any, Any]:
-    """The model, in evaluation mode, and the processor of a folder or hub name.
+    """The model, in evaluation mode on its device, and the processor of a folder or hub name.
 
     `classes` holds the model class of each `model_type` that will do. Weights are read from
     safetensors only and must be all there. Raises InputError.
     """
-    with quiet_library():
-        try:
-            kind = AutoConfig.from_pretrained(checkpoint).model_type
-            if kind not in classes:
-                wanted = " or ".join(classes)
-                raise InputError(f"{checkpoint}: a model of type {kind}; wanted {wanted}")
-            model, report = classes[kind].from_pretrained(
-                checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
-            )
-            processor = AutoProcessor.from_pretrained(checkpoint)
-        except (OSError, ValueError, KeyError, RuntimeError) as fault:
-            reason = str(fault).strip().partition("\n")[0]
-            raise InputError(f"{checkpoint}: no checkpoint that can be opened: {reason}") from fault
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(
-            f"{checkpoint}: {len(missing)} weights are missing, {missing[0]} the first of them; "
-            "fetch the checkpoint again"
+    device = usable_device(compute.device)
+    with opening(checkpoint):
+        kind = AutoConfig.from_pretrained(checkpoint).model_type
+        if kind not in classes:
+            wanted = " or ".join(classes)
+            raise InputError(f"{checkpoint}: a model of type {kind}; wanted {wanted}")
+        model, report = classes[kind].from_pretrained(
+            checkpoint,
+            dtype=compute.dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    return model.eval(), processor
+        processor = AutoProcessor.from_pretrained(checkpoint)
+    refuse_gaps(checkpoint, report)
+    lacking = [part for part in ("image_processor", "tokenizer") if not hasattr(processor, part)]
+    if lacking:
+        raise InputError(f"{checkpoint}: no {' and no '.join(lacking)} here; fetch them too")
+    return model.eval().to(device), processor
 
 
 def save_detector(folder: Path, model: Any, processor: Any) -> None:
     """Write weights (safetensors), configuration, tokenizer and picture settings."""
-    with quiet_library():
-        model.save_pretrained(folder)
+    if save_model(model, folder):
         processor.save_pretrained(folder)
 
 
@@ -67,18 +63,17 @@ class Picture:
 
 
 class PictureReader:
-    """Reads pictures through a checkpoint's image processor; remembers those of one batch."""
+    """Reads pictures through a checkpoint's image processor."""
 
     def __init__(self, processor: Any, open_image: OpenImage, **settings: Any) -> None:
         self._processor, self._open_image, self._settings = processor, open_image, settings
-        self._last: dict[str, Picture | ImageError] = {}
 
     def read(self, path: str) -> Picture:
         """One picture. Raises ImageError, also for a shape that the processor refuses."""
         image = self._open_image(path)
         try:
             made = self._processor(images=image, return_tensors="pt", **self._settings)
-        except (ValueError, ZeroDivisionError) as fault:
+        except (ValueError, ZeroDivisionError, RuntimeError) as fault:  # the last: torchvision's
             width, height = image.size
             raise ImageError(
                 f"{path}: a picture of {width} × {height} pixels cannot be resized for this model; "
@@ -86,38 +81,35 @@ class PictureReader:
             ) from fault
         return Picture(made["pixel_values"][0], image.size)
 
-    def read_batch(self, paths: Iterable[str]) -> dict[str, Picture | ImageError]:
-        """Each distinct picture of a batch, or why not; those of the batch before are at hand."""
-        batch: dict[str, Picture | ImageError] = {}
-        for path in dict.fromkeys(paths):
-            try:
-                batch[path] = self._last[path] if path in self._last else self.read(path)
-            except ImageError as error:
-                batch[path] = error
-        self._last = batch
-        return batch
-
-    def forget(self) -> None:
-        """Read every picture anew from here on."""
-        self._last = {}
-
 
 @contextlib.contextmanager
-def seen_once(module: nn.Module, which: Tensor) -> Iterator[None]:
+def seen_once(module: nn.Module, which: Sequence[int], device: torch.device) -> Iterator[None]:
     """While this lasts, `module` computes each picture of a batch once and repeats its results.
 
-    `which` (B,) numbers the picture of each row, in order of first appearance.
+    `which` numbers the picture of each row, in order of first appearance.
     """
-    first = torch.stack([(which == i).nonzero()[0, 0] for i in range(int(which.max()) + 1)])
+    first = torch.tensor([which.index(i) for i in range(max(which) + 1)], device=device)
+    rows = torch.tensor(which, device=device)
     before = module.register_forward_pre_hook(
         lambda _, args, words: (_rows(args, first), _rows(words, first)), with_kwargs=True
     )
-    after = module.register_forward_hook(lambda _, __, made: _rows(made, which))
+    after = module.register_forward_hook(lambda _, __, made: _rows(made, rows))
     try:
         yield
     finally:
         before.remove()
         after.remove()
+
+
+@contextlib.contextmanager
+def states_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The hidden states that `module` returns first, call by call, while this lasts."""
+    states: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _, __, made: states.append(made[0]))
+    try:
+        yield states
+    finally:
+        handle.remove()
 
 
 def _rows(value: Any, which: Tensor) -> Any:

@@ -21,6 +21,9 @@ from groundling.errors import InputError
 
 _STOP, _QUESTION = ".", "?"
 
+Phrase = tuple[int, ...]
+"""The word pieces of an expression."""
+
 
 @dataclass(frozen=True, slots=True)
 class PhraseBatch:
@@ -62,13 +65,13 @@ class PhraseReader:
         self._max_text_len = max_text_len
         self.longest = max_text_len - 3
 
-    def read(self, expression: str) -> tuple[int, ...]:
-        """The word pieces of an expression, without [CLS], full stop and [SEP]; () for no words."""
+    def read(self, expression: str) -> Phrase:
+        """The phrase of an expression, without [CLS], full stop and [SEP]; () for no words."""
         pieces = self._tokenizer(expression.lower(), add_special_tokens=False, verbose=False)
         kept = [piece for piece in pieces["input_ids"] if piece not in self._dropped]
         return tuple(kept[: self.longest])
 
-    def batch(self, phrases: Sequence[tuple[int, ...]]) -> PhraseBatch:
+    def batch(self, phrases: Sequence[Phrase]) -> PhraseBatch:
         """Phrases as `read` returned them → one batch."""
         rows = [[self._start, *phrase, self._stop, self._end] for phrase in phrases]
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,14 +29,24 @@ class Family:
     model_type: ClassVar[str]
     """`model_type` in a checkpoint's config.json."""
 
-    lora_targets: ClassVar[str] = lora.TARGETS
-    """The layers that carry the adapter: every linear layer of the language model's blocks."""
+    linear_layers: ClassVar[str] = lora.within(
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    )
+    """A pattern of names: every linear layer of the language model's blocks, never the vision's.
+    4 bits pack them, and they carry the adapter unless a recipe names others."""
 
     box_text: ClassVar[BoxText] = BoxText("list", Convention("relative-1000"))
     """How a grounder of this family writes boxes."""
 
     packs: ClassVar[bool] = True
     """Whether several answers may stand behind one prompt, kept apart by a mask alone."""
+
+    def lora_targets(self, model: Any, names: Sequence[str] | None) -> str:
+        """The pattern of the layers that carry the adapter; `names` None takes all.
+
+        Raises InputError for a name that no linear layer of the language model has.
+        """
+        return self.linear_layers if names is None else lora.named(model, names)
 
     def check(self, config: Any) -> None:
         """Refuse, with InputError, a model of the family that would not run as it should."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from groundling.models import lora
 from groundling.models.families.qwen3_vl import Qwen3VL
 
 
@@ -13,8 +14,8 @@ class Qwen35(Qwen3VL):
     """
 
     model_type = "qwen3_5"
-    lora_targets = (
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-        r"|in_proj_qkv|in_proj_z|out_proj)"
+    linear_layers = lora.within(
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        *("in_proj_qkv", "in_proj_z", "out_proj"),
     )
     packs = False

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundling.errors import InputError
+from groundling.models.coordinates import Size, inside_picture
 from groundling.records import Box, Failure
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 Bins = tuple[int, int, int, int]
 """The bins of x1, y1, x2, y2."""
@@ -54,13 +52,7 @@ class BinGrid:
 
         Raises InputError for a box of which nothing is inside.
         """
-        width, height = size_wh_px
-        inside = Box(max(box.x1, 0), max(box.y1, 0), min(box.x2, width), min(box.y2, height))
-        if inside.area <= 0:
-            raise InputError(
-                f"box {list(box.xyxy)} is empty or not in its picture of {width} × {height} px; "
-                "check the annotation and the picture"
-            )
+        inside = inside_picture(box, size_wh_px)
         across, down = self.bin_px(size_wh_px)
         x1, y1, x2, y2 = (
             round(value / step)

@@ -11,11 +11,10 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from groundling import atomic
@@ -23,7 +22,7 @@ from groundling.errors import InputError
 from groundling.models.ofa.config import OFAConfig
 from groundling.models.ofa.model import OFAModel
 from groundling.models.ofa.tokenizer import OFATokenizer
-from groundling.models.quiet import quiet_library
+from groundling.models.opening import opening
 
 _TIED = tuple(OFAModel._tied_weights_keys)
 _SHARED = "encoder.embed_tokens.weight"
@@ -62,15 +61,12 @@ def open_model(folder: Path, dtype: torch.dtype) -> OFAModel:
     """
     config = load_config(folder / "config.json")
     keep_as_safetensors(folder, config)
-    try:
-        with quiet_library():
-            model, info = OFAModel.load_with_report(folder, config, dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as fault:
-        reason = str(fault).strip().partition("\n")[0]
-        raise InputError(f"{folder}: no OFA checkpoint that can be opened: {reason}") from fault
+    with opening(folder):
+        model, info = OFAModel.load_with_report(folder, config, dtype)
     missing = [name for name in info["missing_keys"] if not name.endswith(_COUNTER)]
     faults = [f"{name} is missing" for name in sorted(missing)]
     faults += [f"{name} is unknown" for name in sorted(info["unexpected_keys"])]
+    faults += [_shape(name, *shapes) for name, *shapes in sorted(info["mismatched_keys"])]
     if faults:
         raise InputError(f"{folder}: not this OFA: {_some(faults)}")
     model.eval()
@@ -139,7 +135,7 @@ def checked(state: Any, config: OFAConfig, source: Path) -> dict[str, torch.Tens
 
     Raises InputError, with a few names, unless names and shapes are exactly the model's.
     """
-    if not isinstance(state, Mapping) or not all(torch.is_tensor(t) for t in state.values()):
+    if not is_state(state):
         raise InputError(f"{source}: wanted a table of tensors by name")
     tensors: dict[str, torch.Tensor] = {n: t for n, t in state.items() if not _INDEX.search(n)}
     for name in _TIED:
@@ -147,7 +143,7 @@ def checked(state: Any, config: OFAConfig, source: Path) -> dict[str, torch.Tens
         shared = tensors.get(_SHARED)
         if copy is not None and shared is not None and not _equal(copy, shared):
             raise InputError(f"{source}: {name} differs from {_SHARED}; OFA shares one embedding")
-    with torch.device("meta"):
+    with opening(source), torch.device("meta"):
         model = OFAModel(config)
     wanted = {n: t.shape for n, t in model.state_dict().items() if n not in _TIED}
     for name in wanted:
@@ -156,13 +152,24 @@ def checked(state: Any, config: OFAConfig, source: Path) -> dict[str, torch.Tens
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} is unknown" for name in tensors if name not in wanted]
     faults += [
-        f"{name} is {tuple(tensor.shape)}, wanted {tuple(wanted[name])}"
+        _shape(name, tensor.shape, wanted[name])
         for name, tensor in tensors.items()
         if name in wanted and tensor.shape != wanted[name]
     ]
     if faults:
         raise InputError(f"{source}: not this OFA: {_some(faults)}")
     return tensors
+
+
+def is_state(found: Any) -> TypeGuard[Mapping[str, torch.Tensor]]:
+    """Whether a thing is a table of tensors by name."""
+    return isinstance(found, Mapping) and all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in found.items()
+    )
+
+
+def _shape(name: str, found: torch.Size, wanted: torch.Size) -> str:
+    return f"{name} is {tuple(found)}, wanted {tuple(wanted)}"
 
 
 def _some(faults: list[str]) -> str:
@@ -197,6 +204,7 @@ def write_checkpoint(
     tokenizer: OFATokenizer | None,
 ) -> None:
     """A whole new folder, or nothing: made beside under a temporary name, then renamed."""
+    folder = folder.absolute()  # "." has no name
     staging = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:

@@ -10,6 +10,7 @@ from groundling.errors import InputError
 from groundling.models.ofa.boxes import BinGrid
 from groundling.models.ofa.checkpoints import (
     checked,
+    is_state,
     load_config,
     read_torch_file,
     write_checkpoint,
@@ -55,8 +56,10 @@ def convert_fairseq(
     words = None if tokenizer is None else OFATokenizer.from_pretrained(tokenizer)
     checkpoint = read_torch_file(source, namespaces=True)
     state = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise InputError(f"{source}: no fairseq checkpoint; wanted a table with 'model' in it")
+    if not is_state(state):
+        raise InputError(
+            f"{source}: no fairseq checkpoint; wanted a table with 'model' in it, tensors by name"
+        )
     named = port_state(state)
     found = guess_size(named)
     if size is not None and found is not None and size != found:
@@ -65,7 +68,10 @@ def convert_fairseq(
     side = patch_image_size or recorded_side(checkpoint) or config.patch_image_size
     if side is None:
         raise InputError(f"{config_file}: no patch_image_size; name the square that was trained on")
-    config.patch_image_size = BinGrid(side, config.num_bins, config.max_image_size).side_px
+    try:
+        config.patch_image_size = BinGrid(side, config.num_bins, config.max_image_size).side_px
+    except InputError as fault:
+        raise InputError(f"{source}: {fault}") from fault
     if words is not None and len(words) != config.vocab_size:
         raise InputError(f"{tokenizer}: {len(words)} tokens; wanted {config.vocab_size}")
     tensors = checked(named, config, source)

@@ -45,7 +45,7 @@ def port_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def guess_size(state: Mapping[str, torch.Tensor]) -> str | None:
     """The published size whose width, layers and trunk a renamed state has, None for another."""
     embedding = state.get("encoder.embed_tokens.weight")
-    if embedding is None:
+    if embedding is None or embedding.dim() != 2:
         return None
     found = (
         embedding.shape[-1],
@@ -75,7 +75,7 @@ def recorded_side(checkpoint: Mapping[str, Any]) -> int | None:
     cfg = checkpoint.get("cfg")
     for settings in (_part(cfg, "task"), _part(cfg, "model"), checkpoint.get("args")):
         side = _part(settings, "patch_image_size")
-        if isinstance(side, int) and side > 0:
+        if type(side) is int and side > 0:
             return side
     return None
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own short name
 
-from groundling import team
-from groundling.errors import ImageError, InputError
-from groundling.images import load_image
+from groundling.errors import InputError
 from groundling.models.base import GroundingExample
-from groundling.models.ofa.boxes import BinGrid, Size
+from groundling.models.coordinates import Size, inside_picture
+from groundling.models.grounding import (
+    NO_NUMBER,
+    ON_CPU,
+    Asked,
+    Compute,
+    distinct_pictures,
+    ground_batches,
+)
+from groundling.models.ofa.boxes import BinGrid
 from groundling.models.ofa.checkpoints import find_folder, open_model
 from groundling.models.ofa.config import published, size_of
 from groundling.models.ofa.decoder import CODE_ONLY
-from groundling.models.ofa.inputs import clean_expression, prompt, squeeze
+from groundling.models.ofa.inputs import CLOSING, clean_expression, prompt, squeeze
 from groundling.models.ofa.model import OFAModel
 from groundling.models.ofa.search import beam_search
 from groundling.models.ofa.tokenizer import END, OFATokenizer
-from groundling.models.quiet import quiet_library
+from groundling.models.opening import save_model, usable_device
 from groundling.records import Failure, Grounded
 
-OpenImage = Callable[[str], Image.Image]
-"""How a path becomes a picture; raises ImageError."""
+Squeezed = tuple[torch.Tensor, Size]
+"""A picture as the model sees it, (3, side, side), and its own size."""
 
 
 class OFAGrounder:
@@ -44,14 +50,13 @@ class OFAGrounder:
         self,
         model: OFAModel,
         tokenizer: OFATokenizer,
+        compute: Compute = ON_CPU,
         *,
         side_px: int,
         beams: int = 5,
         label_smoothing: float = 0.1,
-        batch_size: int = 16,
         constrained: bool = True,
         freeze_batch_norm: bool = False,
-        open_image: OpenImage = load_image,
     ) -> None:
         """`side_px` is the square that pictures are squeezed to; see `load` for the rest."""
         config = model.config
@@ -65,10 +70,10 @@ class OFAGrounder:
         self.grid = BinGrid(side_px, config.num_bins, config.max_image_size)
         self.beams = beams
         self.label_smoothing = label_smoothing
-        self.batch_size = batch_size
+        self.batch_size = compute.batch_size
         self.constrained = constrained
         self.freeze_batch_norm = freeze_batch_norm
-        self.open_image = open_image
+        self.open_image = compute.opener
         self._norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         if freeze_batch_norm:
             for norm in self._norms:
@@ -78,31 +83,27 @@ class OFAGrounder:
     def load(
         cls,
         folder_or_hub_name: str | Path,
+        compute: Compute = ON_CPU,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
         beams: int = 5,
         label_smoothing: float = 0.1,
         drop_path: float = 0.2,
-        batch_size: int = 16,
         constrained: bool = True,
         patch_image_size: int | None = None,
         freeze_batch_norm: bool = False,
         gradient_checkpointing: bool = False,
-        image_root: Path | None = None,
-        open_image: OpenImage | None = None,
     ) -> OFAGrounder:
         """Open a checkpoint: a folder, or a repository such as `OFA-Sys/ofa-large`.
 
         `beams` 1 is greedy. `constrained` confines answers to bins inside the picture; without it,
         as in OFA's own evaluation, a token that is no bin makes a Failure. `patch_image_size`
         overrides the square of the configuration; where that names none, the published size's is
-        taken. `batch_size` counts (picture, expression) pairs. Pictures must lie in `image_root`
-        where it is given; `open_image` reads them in another way. Raises InputError.
+        taken. Raises InputError.
         """
+        device = usable_device(compute.device)
         folder = find_folder(folder_or_hub_name)
         tokenizer = OFATokenizer.from_pretrained(folder)
-        model = open_model(folder, dtype)
+        model = open_model(folder, compute.dtype)
         side = patch_image_size or model.config.patch_image_size
         if side is None:
             size = size_of(model.config)
@@ -118,26 +119,18 @@ class OFAGrounder:
         return cls(
             model.to(device),
             tokenizer,
+            compute,
             side_px=side,
             beams=beams,
             label_smoothing=label_smoothing,
-            batch_size=batch_size,
             constrained=constrained,
             freeze_batch_norm=freeze_batch_norm,
-            open_image=open_image or partial(load_image, root=image_root),
         )
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and vocabulary."""
-        settings = {}
-        if team.is_sharded(self.model):
-            named = self.model.state_dict().items()
-            settings["state_dict"] = {name: team.whole(value).cpu() for name, value in named}
-        if not team.leads():
-            return
-        with quiet_library():
-            self.model.save_pretrained(folder, **settings)
-        self.tokenizer.save_pretrained(folder)
+        if save_model(self.model, folder):
+            self.tokenizer.save_pretrained(folder)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters of grounding, by name, and what else a resumed fit must find again.
@@ -179,9 +172,10 @@ class OFAGrounder:
             cleaned = clean_expression(example.expression)
             if not cleaned:
                 raise InputError(f"{example.image}: the expression {example.expression!r} is empty")
-            bins = self.grid.bins_of(example.box, size)
+            inside = inside_picture(example.box, size, example.image)
+            bins = self.grid.bins_of(inside, size)
             pixels.append(picture)
-            rows.append(self.tokenizer.encode(prompt(cleaned)))
+            rows.append(self._prompt(cleaned))
             targets.append([*(self.tokenizer.first_bin + value for value in bins), END])
         device = self.model.device
         target = torch.tensor(targets, device=device)
@@ -204,43 +198,19 @@ class OFAGrounder:
 
         A request that occurs twice is computed once, as is a picture with several expressions.
         Leaves the model in evaluation mode. A picture that cannot be read is a Failure of stage
-        "image".
+        "image", an empty expression one of stage "ground".
         """
         self.model.eval()
         cleaned = [(path, clean_expression(expression)) for path, expression in requests]
-        answers: dict[tuple[str, str], Grounded | Failure] = {}
-        by_picture: dict[str, list[tuple[str, str]]] = {}
-        for request in dict.fromkeys(cleaned):
-            if request[1]:
-                by_picture.setdefault(request[0], []).append(request)
-            else:
-                answers[request] = Failure("the expression is empty", "ground")
-        distinct = [request for group in by_picture.values() for request in group]
-        opened: dict[str, tuple[torch.Tensor, Size] | ImageError] = {}
-        for begin in range(0, len(distinct), self.batch_size):
-            batch = distinct[begin : begin + self.batch_size]
-            opened = self._opened((path for path, _ in batch), opened)
-            readable: list[tuple[str, str]] = []
-            for request in batch:
-                picture = opened[request[0]]
-                if isinstance(picture, ImageError):
-                    answers[request] = Failure(str(picture), "image")
-                else:
-                    readable.append(request)
-            if readable:
-                pictures = {p: o for p, o in opened.items() if not isinstance(o, ImageError)}
-                answers.update(zip(readable, self._answer(readable, pictures), strict=True))
-        return [answers[request] for request in cleaned]
+        return ground_batches(cleaned, self._open, self._answer, self.batch_size)
 
-    def _answer(
-        self, requests: Sequence[tuple[str, str]], pictures: dict[str, tuple[torch.Tensor, Size]]
-    ) -> Iterable[Grounded | Failure]:
-        """The answers to one batch of distinct requests for readable pictures."""
+    def _answer(self, batch: Sequence[Asked[str, Squeezed]]) -> Iterator[Grounded | Failure]:
+        """The answers to distinct requests for readable pictures."""
         device = self.model.device
-        paths = list(pictures)
-        pixels = torch.stack([pixels for pixels, _ in pictures.values()]).to(device)
-        which = torch.tensor([paths.index(path) for path, _ in requests], device=device)
-        rows = [self.tokenizer.encode(prompt(cleaned)) for _, cleaned in requests]
+        pictures, places = distinct_pictures(batch)
+        pixels = torch.stack([pixels for pixels, _ in pictures]).to(device)
+        which = torch.tensor(places, device=device)
+        rows = [self._prompt(cleaned) for (_, cleaned), _ in batch]
         tokens = self.tokenizer.batch(rows).to(device)
         patches = self.model.encoder.patches(pixels).select(which)
         allowed = None
@@ -254,29 +224,23 @@ class OFAGrounder:
             allowed=allowed,
         )
         best, scores = found.tokens[:, 0].tolist(), found.logprobs[:, 0].exp().tolist()
-        for (path, _), four, score in zip(requests, best, scores, strict=True):
+        for (_, (_, size)), four, score in zip(batch, best, scores, strict=True):
+            if not math.isfinite(score):
+                yield Failure(NO_NUMBER, "model")
+                continue
             bins = [self.tokenizer.bin_of(token) for token in four]
-            box = self.grid.box_of(bins, pictures[path][1])
+            box = self.grid.box_of(bins, size)
             yield box if isinstance(box, Failure) else Grounded(box, score)
 
-    def _opened(
-        self,
-        paths: Iterable[str],
-        before: dict[str, tuple[torch.Tensor, Size] | ImageError],
-    ) -> dict[str, tuple[torch.Tensor, Size] | ImageError]:
-        """The pictures of a batch; one that the batch before had is not read again."""
-        opened: dict[str, tuple[torch.Tensor, Size] | ImageError] = {}
-        for path in dict.fromkeys(paths):
-            if path in before:
-                opened[path] = before[path]
-                continue
-            try:
-                opened[path] = self._open(path)
-            except ImageError as error:
-                opened[path] = error
-        return opened
+    def _prompt(self, cleaned: str) -> list[int]:
+        """The tokens of an instruction; an expression that would overflow the encoder is cut."""
+        row, most = self.tokenizer.encode(prompt(cleaned)), self.model.encoder.max_tokens
+        if len(row) <= most:
+            return row
+        closing = self.tokenizer.encode(CLOSING)[1:]
+        return row[: most - len(closing)] + closing
 
-    def _open(self, path: str) -> tuple[torch.Tensor, Size]:
+    def _open(self, path: str) -> Squeezed:
         """A picture as the model sees it, and its own size; raises ImageError."""
         picture = self.open_image(path)
         return squeeze(picture, self.grid.side_px), picture.size

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-PROMPT = ' which region does the text " {} " describe?'
+CLOSING = ' " describe?'
+PROMPT = f' which region does the text " {{}}{CLOSING}'
 """The instruction of OFA's referring-expression task; the leading space is part of it."""
 
 MAX_WORDS = 80

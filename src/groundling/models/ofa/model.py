@@ -63,9 +63,18 @@ class OFAModel(PreTrainedModel):  # type: ignore[misc]
     def load_with_report(
         cls, folder: Path, config: OFAConfig, dtype: torch.dtype
     ) -> tuple[OFAModel, dict[str, Any]]:
-        """Load safetensors and say what was `missing_keys` (left random) or `unexpected_keys`."""
+        """Load safetensors and say what is amiss.
+
+        `missing_keys` and `mismatched_keys` (of another shape) were left random,
+        `unexpected_keys` were left out.
+        """
         model, report = super().from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
         return model, report
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from groundling.models.ofa.layers import DropPath
+from groundling.models.ofa.norm import TeamBatchNorm2d
 
 EXPANSION = 4
 """Channels that a block puts out, per channel of its 3 × 3 convolution."""
@@ -22,15 +23,15 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = width * EXPANSION
         self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = TeamBatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = TeamBatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out)
+        self.bn3 = TeamBatchNorm2d(out)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or channels != out:
             self.downsample = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)
+                nn.Conv2d(channels, out, 1, stride=stride, bias=False), TeamBatchNorm2d(out)
             )
         self.drop_path = DropPath(drop_path)
 
@@ -49,7 +50,7 @@ class ResNet(nn.Module):
     def __init__(self, depths: tuple[int, int, int], width: int, drop_path: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = TeamBatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(width, width, depths[0], 1, drop_path)
         self.layer2 = _stage(width * 4, width * 2, depths[1], 2, drop_path)

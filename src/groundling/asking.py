@@ -1,0 +1,76 @@
+"""The only loop of questions to an assistant: asked many at once, each outcome kept as it comes.
+
+A journal of JSON lines is the state. An answer in it is not asked for again; a failure is, by the
+next run. A kill loses the calls under way and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from groundling.journal import Journal
+from groundling.models.base import Assistant, Question
+from groundling.progress import Progress
+from groundling.records import Failure
+
+I = TypeVar("I")  # noqa: E741
+T = TypeVar("T")
+
+
+def ask_all(
+    assistant: Assistant,
+    items: Sequence[I],
+    question: Callable[[I], Question[T]],
+    *,
+    journal: Path,
+    key: Callable[[I], Sequence[object]],
+    encode: Callable[[T], object],
+    decode: Callable[[Any], T],
+    tries: int = 2,
+    progress: Progress | None = None,
+) -> list[T | Failure]:
+    """The outcome of one question an item, in order; items of one key are asked about once.
+
+    `key` is all that decides an answer but the assistant's name, as JSON can hold it. `encode`
+    turns an answer into something JSON can hold and `decode` turns it back; fresh answers make the
+    same round trip. Raises InputError for what every call would meet, and where another process
+    holds the journal.
+    """
+    keys = [digest(assistant.name, *key(item)) for item in items]
+    with Journal(journal) as lines:
+        found = _read(journal)
+        wanted = {one: item for one, item in zip(keys, items, strict=True) if one not in found}
+        if progress is not None:
+            progress.skip(len(items) - len(wanted))
+        places = list(wanted)
+        failures: dict[str, Failure] = {}
+        for place, outcome in assistant.ask([question(item) for item in wanted.values()], tries):
+            if isinstance(outcome, Failure):
+                failures[places[place]] = outcome
+                lines.append({"key": places[place], "failure": asdict(outcome)})
+            else:
+                found[places[place]] = encode(outcome)
+                lines.append({"key": places[place], "answer": found[places[place]]})
+            if progress is not None:
+                progress.advance(1)
+    return [decode(found[one]) if one in found else failures[one] for one in keys]
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(journal: Path) -> dict[str, Any]:
+    """The answers in a journal by key; of several the last."""
+    found = {}
+    for line in journal.read_bytes().splitlines():
+        record = json.loads(line)
+        if "answer" in record:
+            found[record["key"]] = record["answer"]
+    return found

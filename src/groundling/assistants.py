@@ -1,0 +1,88 @@
+"""Opens the multimodal LLM that the stages of a run ask: an endpoint, or a simulated annotator."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from groundling.config_gmner import SimulatorConfig
+from groundling.errors import RunError
+from groundling.models.base import Assistant
+from groundling.models.endpoints import Endpoint, endpoint_config
+
+
+class Assistants:
+    """One assistant for each stage that asks, all closed together.
+
+    `common` are keys of an endpoint's configuration, or `simulator` says how good a simulated
+    annotator is to be; it is then started as a process of its own when it is first needed. Accounts
+    of tokens and money lie in `folder`, one a stage.
+    """
+
+    def __init__(
+        self,
+        common: Mapping[str, Any],
+        simulator: SimulatorConfig | None,
+        folder: Path,
+        seed: int = 0,
+    ) -> None:
+        self._common, self._simulator, self._folder, self._seed = common, simulator, folder, seed
+        self._process: subprocess.Popen[str] | None = None
+        self._url = ""
+        self._opened: list[Endpoint] = []
+
+    def open(self, stage: str, own: Mapping[str, Any]) -> Assistant:
+        """The assistant of a stage; see `endpoint`."""
+        return self.endpoint(stage, own).assistant()
+
+    def endpoint(self, stage: str, own: Mapping[str, Any]) -> Endpoint:
+        """The endpoint of a stage, whose `own` keys come before the common ones.
+
+        Raises ConfigError for keys that are none, InputError for an endpoint that cannot be used.
+        """
+        found = self._simulated() if self._simulator is not None else self._common
+        config = endpoint_config({**found, **own})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        endpoint = Endpoint(config, ledger=self._folder / f"{stage}.ledger.jsonl")
+        self._opened.append(endpoint)
+        return endpoint
+
+    def _simulated(self) -> dict[str, Any]:
+        """The simulated annotator's endpoint; started if need be."""
+        assert self._simulator is not None
+        skill, fail = self._simulator.skill, self._simulator.fail
+        if self._process is None:
+            module = "groundling.toyworld.simulator"
+            words = ["--skill", str(skill), "--fail", str(fail), "--seed", str(self._seed)]
+            command = [sys.executable, "-m", module, "--attached", *words]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        assert self._process.stdout is not None
+        self._url = self._url or self._process.stdout.readline().strip()
+        if not self._url:
+            raise RunError("the simulated annotator did not start; run again")
+        name = f"simulated-{skill:g}-{self._seed}"
+        return {"endpoint": self._url, "model": name, "api_key_env": None, "backoff_s": 0.01}
+
+    def close(self) -> None:
+        """Close connections, and end the simulated annotator."""
+        for endpoint in self._opened:
+            endpoint.close()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.communicate()
+
+    def __enter__(self) -> Assistants:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

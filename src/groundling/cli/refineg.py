@@ -1,0 +1,109 @@
+"""`groundling refineg`: grounded multimodal NER from few labelled posts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """\
+stages, each with all before it:
+  synth    labelled sentences near the labelled posts, by a language model
+  fit      the tagger, trained on both and calibrated
+  refine   uncertain mentions, put to the multimodal LLM
+  ground   boxes, by solved examples or by ISR
+  run      all of them
+
+examples:
+  groundling refineg run --config recipes/refineg-toy.yaml
+  groundling refineg synth --config recipes/refineg-toy.yaml --out runs/refineg
+  groundling refineg run --config recipes/refineg-toy.yaml --out runs/refineg --seed 1
+
+The same command continues a stopped run, and asks again for what failed.
+
+configuration (YAML keys, and what --set takes):
+"""
+
+_STAGES = {
+    "synth": "write labelled sentences",
+    "fit": "train the tagger",
+    "refine": "ask about uncertain mentions",
+    "ground": "ground the mentions",
+    "run": "all stages",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `refineg` and its stages; `func` takes the parsed arguments."""
+    from groundling.cli.isr import add_recipe_options
+    from groundling.config_gmner import RefinegConfig
+    from groundling.settings import describe
+
+    parser = subparsers.add_parser(
+        "refineg", help="grounded multimodal NER from few labelled posts (ReFineG)"
+    )
+    commands = parser.add_subparsers(dest="refineg_command", required=True, metavar="STAGE")
+    for name, words in _STAGES.items():
+        stage = commands.add_parser(
+            name,
+            help=words,
+            description=f"ReFineG up to this stage: {words}.",
+            epilog=_EXAMPLES + describe(RefinegConfig),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        stage.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
+        stage.add_argument(
+            "--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)"
+        )
+        stage.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
+        add_recipe_options(stage)
+        stage.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or continue up to the stage, print, return 0; 130 where the user stopped it."""
+    from groundling.cli.isr import hush_libraries
+    from groundling.config_gmner import RefinegConfig
+    from groundling.settings import load_config, read_overrides
+
+    recipe, overrides = Path(args.config), read_overrides(args.set)
+    if args.seed is not None:
+        overrides = {**overrides, "seed": args.seed}
+    config = load_config(RefinegConfig, recipe, overrides)
+    out = Path(args.out or f"runs/{recipe.stem}-seed{config.seed}")
+    hush_libraries()
+    from groundling.refineg import run_refineg
+
+    until = "ground" if args.refineg_command == "run" else args.refineg_command
+    try:
+        told = run_refineg(config, out, until=until, quiet=args.quiet)
+    except KeyboardInterrupt:
+        print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
+        return 130
+    whole = "test" in told and not args.json
+    text = metrics_table(told) if whole else json.dumps({**told, "run": str(out)}, indent=2)
+    print(f"{text}\n\nrun: {out}" if whole else text)
+    return 0
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """F1 in percent on test after each stage, and what the stages did."""
+    made, asked = metrics["synthesis"], metrics["refinement"]
+    boxes = metrics["grounding"]
+    lines = [
+        f"labelled posts {metrics['labelled_posts']}, sentences made {made['kept']}",
+        f"mentions asked about {asked['asked']} of {asked['mentions']}: "
+        + (", ".join(f"{n} {what}" for what, n in asked.get("changes", {}).items()) or "none"),
+        f"boxes {boxes['boxes']}, absent {boxes['absent']}, posts that failed "
+        f"{boxes['failed_posts']}",
+        "",
+        f"{'test':10}{'rule':9}{'MNER F1':>9}{'EEG F1':>9}{'GMNER F1':>10}",
+    ]
+    for stage, scores in metrics["test"].items():
+        for rule, score in scores.items():
+            figures = "".join(f"{score[task]['f1']:>9.2f}" for task in ("mner", "eeg"))
+            lines.append(f"{stage:10}{rule:9}{figures}{score['gmner']['f1']:>10.2f}")
+    return "\n".join(lines)

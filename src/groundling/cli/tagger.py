@@ -1,0 +1,148 @@
+"""`groundling tagger`: train what finds entities in texts, and use it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_FIT_EXAMPLES = """\
+examples:
+  groundling tagger fit --config recipes/gmner/minilm-crf.yaml --set data.source=twitter-gmner
+  groundling tagger fit --config recipes/gmner/minilm-crf.yaml --seed 1 --out runs/crf-1
+  groundling score runs/crf-1/predictions/test.jsonl --gold twitter-gmner --split test --rule span
+
+The same command continues a stopped run.
+
+configuration (YAML keys, and what --set takes):
+"""
+
+_TAG_EXAMPLES = """\
+examples:
+  groundling tagger tag runs/crf-1 twitter-gmner --split dev --out dev.jsonl
+  groundling tagger tag runs/crf-1 posts.jsonl --out mentions.jsonl
+
+A mention's `score` is the calibrated probability that exactly these words with this type are right;
+its `box` is null, which says "not in the picture". What is done is kept in NAME.work beside the
+file, so the same command continues a stopped one. Exit code 1 where a post is an error record.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `tagger` and its commands; each sets `func`, a callable (args) -> exit code."""
+    from groundling.cli.isr import add_recipe_options
+    from groundling.config_gmner import TaggingConfig
+    from groundling.settings import describe
+
+    parser = subparsers.add_parser("tagger", help="train what finds entities in texts, and use it")
+    commands = parser.add_subparsers(dest="tagger_command", required=True, metavar="COMMAND")
+    fit = commands.add_parser(
+        "fit",
+        help="train, calibrate and score a tagger by a recipe",
+        description="Train a tagger into a run directory, calibrate it on dev, tag and score.",
+        epilog=_FIT_EXAMPLES + describe(TaggingConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fit.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
+    fit.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)")
+    fit.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
+    add_recipe_options(fit)
+    fit.set_defaults(func=run_fit)
+
+    tag = commands.add_parser(
+        "tag",
+        help="find the entities of posts with a trained tagger",
+        description="Write the mentions of posts as predictions without boxes.",
+        epilog=_TAG_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tag.add_argument("run", type=Path, metavar="RUN", help="what `groundling tagger fit` made")
+    tag.add_argument(
+        "src",
+        type=Path,
+        metavar="SRC",
+        help="a twitter-gmner folder (txt/, xml/), a posts .jsonl or a folder of SPLIT.jsonl",
+    )
+    tag.add_argument("--split", default="test", help="the split of a folder (default: test)")
+    tag.add_argument("--knowledge", type=Path, metavar="FILE", help="words about the posts (PGIM)")
+    tag.add_argument(
+        "--out", required=True, type=Path, metavar="PRED.jsonl", help="predictions, a post a line"
+    )
+    tag.add_argument("--device", help="override the recipe's device: cpu, cuda, cuda:1 …")
+    tag.add_argument("--quiet", action="store_true", help="show no progress")
+    tag.set_defaults(func=run_tag)
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Run or continue, print, return 0; 130 where the user stopped it."""
+    from groundling.cli.isr import hush_libraries
+    from groundling.config_gmner import TaggingConfig
+    from groundling.settings import load_config, read_overrides
+    from groundling.team import leads
+
+    recipe, overrides = Path(args.config), read_overrides(args.set)
+    if args.seed is not None:
+        overrides = {**overrides, "seed": args.seed}
+    config = load_config(TaggingConfig, recipe, overrides)
+    out = Path(args.out or f"runs/{recipe.stem}-seed{config.seed}")
+    hush_libraries()
+    from groundling.tagging import run_tagging
+
+    try:
+        metrics = run_tagging(config, out, quiet=args.quiet)
+    except KeyboardInterrupt:
+        print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
+        return 130
+    if leads():
+        told = json.dumps({**metrics, "run": str(out)}, indent=2) if args.json else None
+        print(told or f"{metrics_table(metrics)}\n\nrun: {out}")
+    return 0
+
+
+def run_tag(args: argparse.Namespace) -> int:
+    """Tag, write, print; 1 where a post is an error record."""
+    from groundling.cli.endpoint import check_out
+    from groundling.cli.isr import hush_libraries
+    from groundling.data.jsonl import write_predictions
+
+    check_out(args)
+    hush_libraries()
+    from groundling.gmner import work_folder
+    from groundling.tagging import open_fitted, read_split, tag_split, ungrounded
+
+    posts = read_split(args.src, args.split, args.knowledge)
+    tagger, name = open_fitted(args.run, args.device)
+    found = tag_split(tagger, posts, work_folder(args.out), args.src.name, args.quiet, name)
+    predictions = ungrounded(posts, found)
+    write_predictions(args.out, predictions, keep_unknown=True)  # the tagger's own types
+    failed = sum(post.failure is not None for post in predictions)
+    mentions = sum(len(post.predictions) for post in predictions)
+    print(f"{args.out}: {len(posts)} posts, {mentions} mentions, {failed} error records")
+    return int(bool(failed))
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """F1 in percent by split and rule, and how good the confidences are."""
+    fit = metrics["fit"]
+    chosen = f"epoch {fit['best_epoch']} of {len(fit['dev_mner_f1'])}, the best on dev"
+    lines = [
+        f"{chosen if fit['best_epoch'] else 'not trained'}; temperature {fit['temperature']:.2f}",
+        "",
+        f"{'':6}{'rule':8}{'MNER F1':>10}{'GMNER F1':>10}   with every entity said to be absent",
+    ]
+    for split, scores in metrics["scores"].items():
+        for rule, score in scores["rules"].items():
+            figures = f"{score['mner']['f1']:>10.2f}{score['gmner']['f1']:>10.2f}"
+            lines.append(f"{split:6}{rule:8}{figures}")
+    lines.append("")
+    for split, scores in metrics["scores"].items():
+        before, after = (scores["confidence"][name] for name in ("as_fitted", "calibrated"))
+        if after["ece"] is not None:
+            lines.append(
+                f"{split:6}calibration error {before['ece']:.4f}, after calibration "
+                f"{after['ece']:.4f}; area under risk and coverage {after['aurc']:.4f}"
+            )
+    return "\n".join(lines)

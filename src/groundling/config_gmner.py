@@ -1,0 +1,321 @@
+"""What the commands of grounded multimodal NER can be told, in the manner of `groundling.config`.
+
+An endpoint is a mapping of the keys that `groundling experts --help` lists; it is checked when it
+is opened.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from groundling.config import (
+    Count,
+    Fraction,
+    GmnerData,
+    NonNegative,
+    Optimiser,
+    Positive,
+    ToyworldData,
+)
+from groundling.settings import FREE, Section
+
+__all__ = [
+    "GmnerConfig",
+    "GroundingConfig",
+    "InContextConfig",
+    "LabelledData",
+    "RefinegConfig",
+    "RefinementConfig",
+    "SimulatorConfig",
+    "SynthesisConfig",
+    "TaggerConfig",
+    "TaggerOptimiser",
+    "TaggingConfig",
+    "TextData",
+]
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TextData(Section):
+    """Posts to tag; their pictures are not needed."""
+
+    source: str
+    """A Twitter-GMNER folder (`txt/`, `xml/`) or a folder of posts, `SPLIT.jsonl`."""
+    knowledge: str | None = None
+    """Folder of words about each post (PGIM): `train.txt`, `valid.txt`, `test.txt`."""
+
+
+class TaggerConfig(Section):
+    """The model that finds mentions in a text (ReFineG: xlm-roberta-large with a CRF)."""
+
+    backend: Literal["encoder", "bilstm"] = "encoder"
+    """`encoder`: a pre-trained encoder of Hugging Face; `bilstm`: trained from scratch."""
+    path: str | None = None
+    """encoder: folder or hub name of its weights; null is MiniLM, of the extra `minilm`."""
+    head: Literal["crf", "linear"] = "crf"
+    """What makes labels of words: a linear chain, or each word by itself."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """encoder: pieces it reads at once (ReFineG: 128); longer posts go in overlapping windows."""
+    knowledge: bool = False
+    """encoder: whether it reads a post's knowledge after the post, as far as it fits."""
+    characters: bool = False
+    """encoder: whether a convolution over each word's characters stands beside the encoder."""
+    dropout: Dropout = 0.1
+    """Share of the values of each word's vector that training leaves out."""
+    word_dropout: Dropout = 0.1
+    """Share of words whose vector training leaves out (ReFineG: 0.1)."""
+    vectors: str | None = None
+    """bilstm: word vectors to start from, a word2vec or GloVe text file."""
+    word_size: Count = 100
+    """bilstm: length of a word's vector."""
+    hidden_size: Count = 200
+    """bilstm: length of each direction's state."""
+    device: Annotated[str, FREE] = "auto"
+    """`cpu`, `cuda`, `cuda:1` …; `auto` is a GPU where there is one."""
+    batch_size: Annotated[Count, FREE] = 64
+    """Posts that run together outside training; results differ by rounding only."""
+
+
+class TaggerOptimiser(Optimiser):
+    """Fine-tuning of a tagger (ReFineG: 15 epochs of batches of 32)."""
+
+    lr: Positive = 1e-5
+    """Peak learning rate of the encoder (ReFineG: 1e-5)."""
+    head_lr: Positive | None = None
+    """Peak learning rate of what turns vectors into labels; null as the encoder's."""
+    crf_lr: Positive = 5e-2
+    """Peak learning rate of the scores between labels (ReFineG: 5e-2)."""
+    batch_size: Count = 32
+    """Posts a step (ReFineG: 32)."""
+    epochs: Count = 15
+    """Passes over the training posts, at most (ReFineG: 15)."""
+    warmup: Fraction = 0.1
+    """Share of steps that warm up (not stated)."""
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    """How the learning rate goes after the warm-up (not stated)."""
+
+
+class TaggingConfig(Section):
+    """A tagger, from labelled posts to calibrated mentions and their scores."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Changes initial weights, the order of posts and dropout."""
+    scheme: Literal["twitter", "ccks"] = "twitter"
+    """The entity types."""
+    data: TextData
+    """Labelled posts in splits `train` and `dev`; others are tagged, and scored too."""
+    tagger: TaggerConfig = TaggerConfig()
+    """The model."""
+    tuning: TaggerOptimiser | None = TaggerOptimiser()
+    """Its training on `train`; null takes it as it is."""
+    patience: Count | None = 3
+    """Epochs without a better F1 on `dev` that end the training; the best epoch counts."""
+    evaluate: Annotated[list[str], FREE] = Field(default=["dev", "test"])
+    """Splits to tag and score when the training is over."""
+    checkpoint_every_s: Annotated[Positive, FREE] = 120.0
+    """Seconds between checkpoints within the fit: what a kill can cost. It changes no result."""
+
+    @model_validator(mode="after")
+    def _knows_where_knowledge_is(self) -> TaggingConfig:
+        if self.tagger.knowledge and self.data.knowledge is None:
+            raise ValueError("tagger.knowledge needs data.knowledge: the folder of the words")
+        return self
+
+
+class SynthesisConfig(Section):
+    """Labelled sentences from an LLM (ReFineG, training stage; its numbers where known)."""
+
+    endpoint: dict[str, Any] = Field(default_factory=dict)
+    """What differs here from the run's endpoint, such as another `model`."""
+    sentences: Count = 10
+    """Sentences a question; a seed post with entities has two questions, else one (ReFineG: 10)."""
+    low: Count = 10
+    """Fewest words that are asked for (ReFineG: 10); half of it is let through."""
+    high: Count = 30
+    """Most words that are asked for (ReFineG: 30); a third more is let through."""
+    profile_posts: Count = 20
+    """Seed posts from which the domain's profile is written."""
+    alike: Fraction = 0.7
+    """Largest Jaccard similarity of word trigrams to a seed or another sentence."""
+    per_name: Count = 40
+    """Most sentences that hold the same new name."""
+    check_style: bool = True
+    """Whether sentences that are annotated otherwise than the seeds are left out."""
+    ratio: Positive = 20.0
+    """Most synthetic sentences for each seed post in the training set (ReFineG: about 20)."""
+    max_tokens: Count = 2048
+    """Longest answer, in tokens."""
+    tries: Count = 2
+    """Answers asked for, until one can be read."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes the posts of the profile and what the ratio draws."""
+
+
+class RefinementConfig(Section):
+    """Uncertain mentions go to a multimodal LLM (ReFineG, refinement stage)."""
+
+    endpoint: dict[str, Any] = Field(default_factory=dict)
+    """What differs here from the run's endpoint, such as another `model`."""
+    budget: Fraction = 0.3
+    """Most calls on a split, as a share of the mentions that the tagger finds there."""
+    threshold: Fraction | None = None
+    """Uncertainty above which a mention is asked about; null: the best on validation."""
+    reach: Annotated[int, Field(ge=0, le=8)] = 2
+    """Words by which a correction may move either end (ReFineG: one or two)."""
+    picture: bool = True
+    """Whether the post's picture is shown, where there is one."""
+    whole_curve: bool = False
+    """Whether every mention of `dev` is asked about, to draw F1 against all shares of calls."""
+    tries: Count = 2
+    """Answers asked for, until one can be read."""
+    max_tokens: Count = 512
+    """Longest answer, in tokens: the thoughts are part of it."""
+
+
+class InContextConfig(Section):
+    """Grounding by solved examples (ReFineG, grounding stage; its weights and K)."""
+
+    endpoint: dict[str, Any] = Field(default_factory=dict)
+    """What differs here from the run's endpoint, such as its `convention`."""
+    examples: Annotated[int, Field(ge=0)] = 3
+    """K, solved examples shown with a question; 0 is zero-shot."""
+    choose: Literal["similarity", "random"] = "similarity"
+    """Which examples: the nearest ones, or (a control) any."""
+    text_weight: NonNegative = 0.4
+    """Weight of the posts' texts."""
+    image_weight: NonNegative = 0.2
+    """Weight of the pictures."""
+    entity_weight: NonNegative = 0.6
+    """Weight of the entities' names."""
+    text_encoder: str = "characters"
+    """For texts: `characters` (no weights), `minilm` (its extra), or a folder or hub name."""
+    image_encoder: str = "thumbnails"
+    """For pictures: `thumbnails` (no weights), or the folder or hub name of a CLIP-like model."""
+    index: Literal["exact", "faiss"] = "exact"
+    """How the nearest are found: by a matrix product, or by an HNSW graph (the extra `ann`)."""
+    never: list[str] = Field(default_factory=list)
+    """Types that are never grounded, and never asked about (ReFineG: `location`)."""
+    tries: Count = 2
+    """Answers asked for, until one can be read."""
+    max_tokens: Count = 512
+    """Longest answer, in tokens."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes the random examples."""
+
+
+class LabelledData(Section):
+    """Posts with pictures and gold boxes, of which few are labelled for training."""
+
+    toyworld: ToyworldData | None = None
+    """The embedded world."""
+    gmner: GmnerData | None = None
+    """A release in the Twitter-GMNER layout."""
+    labelled: Count | None = None
+    """Posts of `train` that are used, drawn with the seed; null takes all (ReFineG: 500)."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> LabelledData:
+        if (self.toyworld is None) == (self.gmner is None):
+            raise ValueError("wanted exactly one of toyworld and gmner")
+        return self
+
+
+class SimulatorConfig(Section):
+    """The simulated annotator of the embedded world, in place of a multimodal LLM."""
+
+    skill: Fraction = 0.9
+    """Share of its answers that are right."""
+    fail: Annotated[Fraction, FREE] = 0.0
+    """Share of first tries that it refuses, to see that nothing is lost."""
+
+
+class GroundingConfig(Section):
+    """How mentions are grounded."""
+
+    way: Literal["none", "isr", "icl", "direct", "agreement"] = "icl"
+    """`icl`: by solved examples; `agreement`: ISR and solved examples together."""
+    run: str | None = None
+    """isr, agreement: an ISR run, null for the package's models; direct: a run, null: endpoint."""
+    prefer: Literal["isr", "icl"] = "isr"
+    """agreement: whose answer counts where they differ."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks an endpoint."""
+        return self.way in ("icl", "agreement") or (self.way == "direct" and self.run is None)
+
+
+class RefinegConfig(Section):
+    """ReFineG: synthesis, a small tagger, refinement of what is uncertain, grounding."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Changes which posts are labelled, the tagger's beginning and all draws."""
+    scheme: Literal["twitter", "ccks"] = "twitter"
+    """The entity types."""
+    data: LabelledData
+    """Posts."""
+    endpoint: dict[str, Any] = Field(default_factory=dict)
+    """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
+    simulator: SimulatorConfig | None = None
+    """Instead of an endpoint: a simulated annotator in a process of its own."""
+    synthesis: SynthesisConfig | None = SynthesisConfig()
+    """Labelled sentences from the LLM; null trains on the labelled posts alone."""
+    tagger: TaggerConfig = TaggerConfig()
+    """The small supervised model."""
+    tuning: TaggerOptimiser = TaggerOptimiser()
+    """Its training."""
+    patience: Count | None = 3
+    """Epochs without a better F1 on `dev` that end the training; the best epoch counts."""
+    refinement: RefinementConfig | None = RefinementConfig()
+    """What happens to uncertain mentions; null leaves all as they are."""
+    grounding: GroundingConfig = GroundingConfig()
+    """How mentions are grounded."""
+    in_context: InContextConfig = InContextConfig()
+    """Grounding by solved examples."""
+    tolerate: Annotated[Fraction, FREE] = 0.0
+    """Share of a stage's questions that may fail at the endpoint; beyond it the run stops."""
+    checkpoint_every_s: Annotated[Positive, FREE] = 120.0
+    """Seconds between checkpoints within the fit: what a kill can cost. It changes no result."""
+
+    @model_validator(mode="after")
+    def _has_one_assistant(self) -> RefinegConfig:
+        if self.asks and bool(self.endpoint) == (self.simulator is not None):
+            raise ValueError("wanted either endpoint or simulator")
+        return self
+
+    @property
+    def asks(self) -> bool:
+        """Whether any stage asks a multimodal LLM."""
+        return bool(self.synthesis or self.refinement or self.grounding.asks)
+
+
+class GmnerConfig(Section):
+    """GMNER with a tagger that is there already."""
+
+    scheme: Literal["twitter", "ccks"] = "twitter"
+    """The entity types."""
+    endpoint: dict[str, Any] = Field(default_factory=dict)
+    """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
+    simulator: SimulatorConfig | None = None
+    """Instead of an endpoint: a simulated annotator in a process of its own."""
+    refinement: RefinementConfig | None = None
+    """What happens to uncertain mentions; its `threshold` must be given. null: nothing."""
+    grounding: GroundingConfig = GroundingConfig(way="isr")
+    """How mentions are grounded."""
+    in_context: InContextConfig = InContextConfig()
+    """Grounding by solved examples."""
+    pool: GmnerData | None = None
+    """Labelled posts with pictures that the examples are from: their `train`."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> GmnerConfig:
+        if self.refinement is not None and self.refinement.threshold is None:
+            raise ValueError("refinement.threshold: missing; `groundling refineg` chooses one")
+        if self.grounding.way in ("icl", "agreement") and self.pool is None:
+            raise ValueError(f"pool: missing; grounding {self.grounding.way} needs solved examples")
+        if (self.grounding.asks or self.refinement) and not (self.endpoint or self.simulator):
+            raise ValueError("endpoint: missing; refinement or grounding asks a multimodal LLM")
+        return self

@@ -1,0 +1,216 @@
+"""Ways to ground the mentions of posts: none, ISR, directly, by solved examples, or two together.
+
+Each takes mentions with their posts and says of each where it is in the post's picture, or that it
+is not there. What it finds out it keeps in a folder of its own, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from groundling.answers import Answer, answer_queries
+from groundling.infer import map_batches
+from groundling.models.base import GREEDY, DirectGrounder, ExpressionSampler, Grounder, Sampling
+from groundling.progress import Progress
+from groundling.records import Box, Failure, Mention, Post, Prediction, Query
+
+Item = tuple[Post, Mention]
+
+CHUNK = 64
+"""Mentions a chunk of direct grounding: what a kill can cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a mention is (`box` in original pixels), or that it is not in the picture (None).
+
+    `expression` are the words that led there, `score` a confidence in [0, 1], where there are any.
+    """
+
+    box: Box | None
+    expression: str | None = None
+    score: float | None = None
+
+
+class Grounding(Protocol):
+    """A way to ground mentions."""
+
+    def locate(
+        self, items: Sequence[Item], work: Path, progress: Progress | None = None
+    ) -> list[Located | Failure]:
+        """Where each mention is; what has been found out is kept in the folder `work`."""
+        ...
+
+
+class NoGrounding:
+    """Nothing is ever in a picture: the `-None` rows of published tables. No picture is needed."""
+
+    def locate(
+        self, items: Sequence[Item], work: Path, progress: Progress | None = None
+    ) -> list[Located | Failure]:
+        """None for every mention."""
+        del work
+        if progress is not None:
+            progress.advance(len(items))
+        return [Located(None) for _ in items]
+
+
+class IsrGrounding:
+    """A writer's words, then a grounder's box (ISR §4.3)."""
+
+    def __init__(
+        self, writer: ExpressionSampler, grounder: Grounder, source: str, max_new_tokens: int
+    ) -> None:
+        self._writer, self._grounder, self._source = writer, grounder, source
+        self._sampling = Sampling(GREEDY.temperature, max_new_tokens)
+
+    def locate(
+        self, items: Sequence[Item], work: Path, progress: Progress | None = None
+    ) -> list[Located | Failure]:
+        """See `Grounding`."""
+        places, queries = _queries(items)
+        answers = answer_queries(
+            self._writer,
+            self._grounder,
+            queries,
+            source=self._source,
+            sampling=self._sampling,
+            folder=work,
+            progress=progress,
+        )
+        return _spread(len(items), places, map(_of_answer, answers))
+
+
+class DirectGrounding:
+    """A model that answers with boxes (prompt A.3); `name` says which, for what is kept."""
+
+    def __init__(self, grounder: DirectGrounder, name: str) -> None:
+        self._grounder, self._name = grounder, name
+
+    def locate(
+        self, items: Sequence[Item], work: Path, progress: Progress | None = None
+    ) -> list[Located | Failure]:
+        """See `Grounding`."""
+
+        def run(_: int, chunk: Sequence[Query]) -> list[Located | Failure]:
+            found = dict(self._grounder.answer(chunk))
+            return [_of_prediction(found[place]) for place in range(len(chunk))]
+
+        places, queries = _queries(items)
+        answers = map_batches(
+            queries,
+            run,
+            chunk_size=CHUNK,
+            folder=work,
+            encode=lambda one: [one.box and list(one.box.xyxy), one.score],
+            decode=lambda row: Located(row[0] and Box(*row[0]), None, row[1]),
+            context=self._name,
+            progress=progress,
+        )
+        return _spread(len(items), places, answers)
+
+
+class Agreement:
+    """Two ways at once: where both agree the first one's answer, surely; else the preferred one's.
+
+    They agree where both say that a mention is absent, and where their boxes overlap with
+    IoU > 0.5. `score` is 1 where they agree and 0.5 where not. Where one fails the other's answer
+    stands, with score 0.5; where both fail so does the mention. How ISR and in-context examples are
+    to be combined is not published: this is ours.
+    """
+
+    def __init__(self, first: Grounding, second: Grounding, prefer_second: bool = False) -> None:
+        self._ways = (first, second)
+        self._preferred = int(prefer_second)
+
+    def locate(
+        self, items: Sequence[Item], work: Path, progress: Progress | None = None
+    ) -> list[Located | Failure]:
+        """See `Grounding`."""
+        one, two = (
+            way.locate(items, work / name, progress)
+            for way, name in zip(self._ways, ("first", "second"), strict=True)
+        )
+        return [self._combined(*pair) for pair in zip(one, two, strict=True)]
+
+    def _combined(self, one: Located | Failure, two: Located | Failure) -> Located | Failure:
+        if isinstance(one, Failure):
+            return two if isinstance(two, Failure) else replace(two, score=0.5)
+        if isinstance(two, Failure):
+            return replace(one, score=0.5)
+        if agree(one.box, two.box):
+            return replace(one, score=1.0)
+        return replace((one, two)[self._preferred], score=0.5)
+
+
+def agree(one: Box | None, two: Box | None) -> bool:
+    """Whether two answers mean the same: both absent, or boxes with IoU > 0.5."""
+    if one is None or two is None:
+        return one is two
+    return one.iou(two) > 0.5
+
+
+def predictions_of(
+    posts: Sequence[Post],
+    mentions: Mapping[str, Sequence[Mention]],
+    located: Mapping[tuple[str, int], Located | Failure],
+) -> dict[str, tuple[Prediction, ...] | Failure]:
+    """Each post's triples, or the first failure among its mentions."""
+    found: dict[str, tuple[Prediction, ...] | Failure] = {}
+    for post in posts:
+        row = [located[post.id, place] for place in range(len(mentions[post.id]))]
+        failure = next((one for one in row if isinstance(one, Failure)), None)
+        found[post.id] = failure or tuple(
+            Prediction(
+                name_of(post, mention),
+                mention.type,
+                one.box,
+                mention.start,
+                mention.end,
+                one.expression,
+                one.score,
+            )
+            for mention, one in zip(mentions[post.id], row, strict=True)
+            if isinstance(one, Located)
+        )
+    return found
+
+
+def name_of(post: Post, mention: Mention) -> str:
+    """The mention's tokens, joined by single spaces."""
+    return " ".join(post.tokens[mention.start : mention.end])
+
+
+def _queries(items: Sequence[Item]) -> tuple[list[int], list[Query]]:
+    """A query for each mention whose post has a picture, and its place among the items."""
+    found = [
+        (place, Query(f"{post.id}#{m.start}-{m.end}", post.image, name_of(post, m), m.type))
+        for place, (post, m) in enumerate(items)
+        if post.image is not None
+    ]
+    return [place for place, _ in found], [query for _, query in found]
+
+
+def _spread(
+    count: int, places: Sequence[int], found: Iterable[Located | Failure]
+) -> list[Located | Failure]:
+    """Answers at their places; those without a picture are failures."""
+    row: list[Located | Failure] = [Failure("the post has no picture", "image")] * count
+    for place, one in zip(places, found, strict=True):
+        row[place] = one
+    return row
+
+
+def _of_answer(answer: Answer | Failure) -> Located | Failure:
+    if isinstance(answer, Failure):
+        return answer
+    return Located(answer.box, answer.expression.text, answer.score)
+
+
+def _of_prediction(prediction: Prediction | Failure) -> Located | Failure:
+    if isinstance(prediction, Failure):
+        return prediction
+    return Located(prediction.box, None, prediction.score)

@@ -1,0 +1,79 @@
+"""A tagger on disk: `tagger.json` says what it is, `model.safetensors` holds all its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from groundling import team
+from groundling.config_gmner import TaggerConfig
+from groundling.errors import InputError
+from groundling.records import EntityType, Scheme
+
+FACTS, WEIGHTS = "tagger.json", "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a stored tagger says of itself: its types, how it is built, its temperature."""
+
+    scheme: str
+    types: tuple[EntityType, ...]
+    config: TaggerConfig
+    temperature: float
+
+
+def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
+    """Write both files; of several processes the leader does."""
+    weights = {name: team.whole(tensor.detach()) for name, tensor in net.state_dict().items()}
+    if not team.leads():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {
+        "scheme": facts.scheme,
+        "types": list(facts.types),
+        "temperature": facts.temperature,
+        "config": facts.config.model_dump(mode="json"),
+    }
+    (folder / FACTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
+
+
+def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
+    """What the tagger in `folder` is, to run where and as `wanted` says.
+
+    Raises InputError where there is none, or one of another kind or with other types.
+    """
+    try:
+        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        stored = TaggerConfig.model_validate(told["config"])
+        facts = Facts(told["scheme"], tuple(told["types"]), stored, float(told["temperature"]))
+    except FileNotFoundError as fault:
+        raise InputError(f"{folder}: no tagger here; wanted {FACTS} and {WEIGHTS}") from fault
+    except (ValueError, KeyError, TypeError, ValidationError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise InputError(f"{folder / FACTS}: no tagger's facts ({reason})") from fault
+    if stored.backend != wanted.backend:
+        raise InputError(f"{folder}: a tagger of kind {stored.backend}, not {wanted.backend}")
+    if facts.types != scheme.types:
+        raise InputError(
+            f"{folder}: it finds {', '.join(facts.types)}; scheme {scheme.name} has "
+            f"{', '.join(scheme.types)}"
+        )
+    here = {"device": wanted.device, "batch_size": wanted.batch_size}
+    return Facts(facts.scheme, facts.types, stored.model_copy(update=here), facts.temperature)
+
+
+def fill_weights(folder: Path, net: nn.Module) -> None:
+    """Load the stored weights. Raises InputError where they do not fit."""
+    try:
+        net.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise InputError(f"{folder / WEIGHTS}: not this tagger's weights ({reason})") from fault

@@ -1,0 +1,302 @@
+"""ReFineG, whole: few labelled posts, a small tagger, and a frozen multimodal LLM that helps it.
+
+    labelled posts → synthetic posts → tagger → mentions → refined mentions → boxes → scores
+
+`run_refineg` reads top to bottom like the method. Each step is a stage of the run directory. What
+the LLM answered lies in journals under `answers/`: it is not asked for twice, and what failed is
+asked for again by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundling.assistants import Assistants
+from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
+from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
+from groundling.data.jsonl import read_posts, read_predictions, write_predictions
+from groundling.errors import RunError
+from groundling.gmner import Told, ground_posts
+from groundling.grounding_ways import Ways
+from groundling.models.registry import compute_threads, open_tagger
+from groundling.progress import Progress
+from groundling.provenance import provenance
+from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
+from groundling.refine import Asked, Refinery, refine, summary, validate
+from groundling.routing import ask_order, routing_curve
+from groundling.rundir import RunDir
+from groundling.scoring import TRIPLE_RULES, score_triples
+from groundling.stage import Stage
+from groundling.synthesise import synthesise, training_posts
+from groundling.tagging import TAGGER, fit, tag_split, ungrounded
+
+STAGES = ("synth", "fit", "refine", "ground")
+"""Where a call may end, in order."""
+
+RULES = ("span", "refineg", "riveg")
+WORLD = "data"
+PASSING = ("api", "budget")
+"""Stages of failures that may not happen again."""
+
+Mentions = dict[str, list[Mention]]
+
+
+def run_refineg(
+    config: RefinegConfig, out: Path, *, until: str = "ground", quiet: bool = False
+) -> dict[str, Any]:
+    """Run the method into the directory `out`, or go on where it was stopped, up to a stage.
+
+    Returns what `metrics.json` says, or, before the end, what the last stage did. Raises RunError
+    for a directory of another configuration, and where more calls fail than are tolerated: the same
+    call then goes on.
+    """
+    with (
+        RunDir.open(out, config, provenance(threads=compute_threads())) as run,
+        Assistants(config.endpoint, config.simulator, out / "answers", config.seed) as assistants,
+    ):
+        work = _Work(config, run, assistants, quiet)
+        work.gather()
+        work.synthesise()  # training stage: sentences near the labelled posts
+        if until == "synth":
+            return work.told("synth/summary.json")
+        work.fit()  # training stage: the tagger, its confidences calibrated
+        if until == "fit":
+            return work.told("fit.json")
+        work.tag()
+        work.refine()  # refinement stage: uncertain mentions
+        if until == "refine":
+            return work.told("refinement/summary.json")
+        work.ground()  # grounding stage: boxes
+        return work.conclude()
+
+
+class _Work:
+    """An open run; its methods are the stages, in order."""
+
+    corpus: Corpus
+    seeds: list[Post]
+
+    def __init__(
+        self, config: RefinegConfig, run: RunDir, assistants: Assistants, quiet: bool
+    ) -> None:
+        self.config, self.run, self.assistants, self.quiet = config, run, assistants, quiet
+        self.scheme = SCHEMES[config.scheme]
+        self.answers = run.path / "answers"
+
+    def told(self, name: str) -> dict[str, Any]:
+        """What a stage wrote down of itself."""
+        found: dict[str, Any] = json.loads((self.run.path / name).read_text(encoding="utf-8"))
+        return found
+
+    def gather(self) -> None:
+        """Posts of three splits, and those of `train` that count as labelled."""
+        config, stage = self.config, self.run.stage("data")
+        if config.data.gmner is not None:
+            self.corpus = read_release(config.data.gmner)
+        if not stage.done:
+            with stage:
+                if config.data.toyworld is not None:
+                    with stage.write_folder(WORLD) as folder:
+                        draw_world(folder, config.data.toyworld, config.seed)
+                stage.event("data")
+        if config.data.toyworld is not None:
+            self.corpus = read_world(self.run.path / WORLD, config.seed)
+        train = self.corpus.splits["train"]
+        drawn = np.random.default_rng([config.seed, 71]).permutation(len(train)).tolist()
+        self.seeds = [train[index] for index in sorted(drawn[: config.data.labelled])]
+
+    def synthesise(self) -> None:
+        """Labelled sentences near the labelled posts."""
+        config, stage = self.config, self.run.stage("synth", after=["data"])
+        if stage.done:
+            return
+        with stage:
+            if config.synthesis is None:
+                stage.write_json("synth/summary.json", {"questions": 0, "kept": 0})
+                return
+            settings = config.synthesis
+            with Progress("synthesis", unit="questions", quiet=self.quiet) as progress:
+                done = synthesise(
+                    self.seeds,
+                    self.assistants.open("synthesis", settings.endpoint),
+                    self.scheme,
+                    settings,
+                    self.answers / "synthesis",
+                    progress,
+                )
+            self._refuse("synth", done.failed, done.questions)
+            for name in ("synthetic.jsonl", "provenance.jsonl"):
+                stage.write_bytes(f"synth/{name}", (self.answers / "synthesis" / name).read_bytes())
+            stage.write_json("synth/summary.json", done.to_json())
+
+    def fit(self) -> None:
+        """The tagger, on the labelled posts and what was made of them."""
+        config, posts = self.config, self.seeds
+        if config.synthesis is not None:
+            path = self.run.path / "synth/synthetic.jsonl"
+            made = read_posts(path, scheme=self.scheme).posts
+            posts = training_posts(self.seeds, made, config.synthesis)
+        splits = {"train": tuple(posts), "dev": self.corpus.splits["dev"]}
+        fit(self.run, _tagging(config), splits, self.quiet, after=["data", "synth"])
+
+    def tag(self) -> None:
+        """The tagger's mentions of validation and test."""
+        stage = self.run.stage("tag", after=["data", "fit"])
+        if stage.done:
+            return
+        with stage:
+            tagger = open_tagger(self.config.tagger, self.scheme, self.run.path / TAGGER)
+            splits: tuple[SplitName, ...] = ("dev", "test")
+            for split in splits:
+                posts = self.corpus.splits[split]
+                found = tag_split(tagger, posts, stage.scratch / split, split, self.quiet)
+                self._write(stage, f"mentions/{split}.jsonl", ungrounded(posts, found))
+
+    def refine(self) -> None:
+        """Which mentions are uncertain is decided on validation; those of test are asked about."""
+        stage = self.run.stage("refine", after=["data", "tag"])
+        if stage.done:
+            return
+        settings = self.config.refinement
+        test, mentions, failures = self._tagged("test", "mentions/test.jsonl")
+        with stage:
+            told: dict[str, Any] = {"mentions": sum(map(len, mentions.values())), "asked": 0}
+            if settings is not None:
+                assistant = self.assistants.open("refinement", settings.endpoint)
+                journal = self.answers / "refinement.journal"
+                refinery = Refinery(assistant, self.scheme, settings, journal)
+                dev, of_dev, _ = self._tagged("dev", "mentions/dev.jsonl")
+                with Progress("refinement", unit="mentions", quiet=self.quiet) as progress:
+                    found_on_dev = validate(refinery, dev, of_dev, progress)
+                    self._refuse_losses("refine", found_on_dev.asked)
+                    routing, curve = found_on_dev.routing, found_on_dev.curve
+                    mentions, asked = refine(refinery, test, mentions, routing, progress)
+                self._refuse_losses("refine", asked)
+                told = summary(asked, told["mentions"]) | {
+                    "threshold": routing.threshold,
+                    "validation_f1": [round(100 * float(f1), 2) for f1 in curve.f1],
+                    "validation_mentions": curve.total,
+                }
+                if settings.whole_curve:
+                    told["validation_f1_random"] = self._by_chance(refinery, dev, of_dev)
+                rows = [json.dumps(one.to_json(), ensure_ascii=False) for one in asked]
+                stage.write_bytes("refinement/test.jsonl", "\n".join([*rows, ""]).encode())
+            stage.write_json("refinement/summary.json", told)
+            found = [failures.get(post.id) or mentions[post.id] for post in test]
+            self._write(stage, "mentions/refined.jsonl", ungrounded(test, found))
+
+    def _by_chance(
+        self, refinery: Refinery, posts: Sequence[Post], mentions: Mentions
+    ) -> list[list[float]]:
+        """The same curve where mentions are asked about in random orders: the control."""
+        keys = ask_order(mentions)
+        asked = refinery.ask(posts, mentions, keys)  # all are known by now
+        outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
+        curves = [
+            routing_curve(posts, mentions, outcomes, ask_order(mentions, "random", seed))
+            for seed in range(5)
+        ]
+        return [[round(100 * float(f1), 2) for f1 in curve.f1] for curve in curves]
+
+    def ground(self) -> None:
+        """The boxes of test's mentions."""
+        stage = self.run.stage("ground", after=["data", "refine"])
+        if stage.done:
+            return
+        test, mentions, failures = self._tagged("test", "mentions/refined.jsonl")
+        with stage:
+            told = Told()
+            config = self.config
+            ways = Ways(
+                config.grounding, config.in_context, config.endpoint, self.assistants, self.seeds
+            )
+            grounding = ways.open()
+            said = ground_posts(
+                test, mentions, failures, grounding, self.answers / "grounding", told, self.quiet
+            )
+            lost = Counter(one.failure.stage for one in said if one.failure is not None)
+            self._refuse("ground", lost, len(said))
+            self._write(stage, "predictions/test.jsonl", said)
+            stage.write_json("grounding.json", told.to_json())
+
+    def conclude(self) -> dict[str, Any]:
+        """Write and return `metrics.json`: test scores after tagging, refinement and grounding."""
+        test = self.corpus.splits["test"]
+        files = {
+            "tagger": "mentions/test.jsonl",
+            "refined": "mentions/refined.jsonl",
+            "grounded": "predictions/test.jsonl",
+        }
+        scores = {}
+        for name, path in files.items():
+            said = read_predictions(self.run.path / path, self.scheme)
+            scores[name] = {
+                rule: score_triples(test, said, TRIPLE_RULES[rule]).to_json() for rule in RULES
+            }
+        metrics = {
+            "labelled_posts": len(self.seeds),
+            "synthesis": self.told("synth/summary.json"),
+            "fit": self.told("fit.json"),
+            "refinement": self.told("refinement/summary.json"),
+            "grounding": self.told("grounding.json"),
+            "test": scores,
+        }
+        self.run.write_json("metrics.json", metrics)
+        return metrics
+
+    # ------------------------------------------------------------------------------------ files
+
+    def _tagged(
+        self, split: SplitName, name: str
+    ) -> tuple[list[Post], Mentions, dict[str, Failure]]:
+        """The posts of a split with their mentions as stored, and those that failed."""
+        said = {one.id: one for one in read_predictions(self.run.path / name, self.scheme)}
+        posts = list(self.corpus.splits[split])
+        failures = {p.id: f for p in posts if (f := said[p.id].failure) is not None}
+        mentions = {
+            post.id: [
+                Mention(one.start or 0, one.end or 0, one.type, one.score)
+                for one in said[post.id].predictions
+            ]
+            for post in posts
+            if post.id not in failures
+        }
+        return [post for post in posts if post.id not in failures], mentions, failures
+
+    def _write(self, stage: Stage, name: str, said: Sequence[PostPrediction]) -> None:
+        draft = stage.scratch / "draft.jsonl"
+        write_predictions(draft, said, self.scheme)
+        stage.write_bytes(name, draft.read_bytes())
+
+    def _refuse_losses(self, stage: str, asked: Sequence[Asked]) -> None:
+        """`_refuse` where mentions were asked about."""
+        failed = Counter(one.outcome.stage for one in asked if isinstance(one.outcome, Failure))
+        self._refuse(stage, failed, len(asked))
+
+    def _refuse(self, stage: str, failed: Mapping[str, int], total: int) -> None:
+        """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
+        lost = sum(count for kind, count in failed.items() if kind in PASSING)
+        if lost > self.config.tolerate * total:
+            raise RunError(
+                f"{stage}: {lost} of {total} questions failed at the endpoint; run again to ask "
+                f"for these alone, or raise tolerate ({self.config.tolerate:g})"
+            )
+
+
+def _tagging(config: RefinegConfig) -> TaggingConfig:
+    """The part of the configuration that a tagger is fitted by."""
+    return TaggingConfig(
+        seed=config.seed,
+        scheme=config.scheme,
+        data=TextData(source="the labelled posts"),
+        tagger=config.tagger,
+        tuning=config.tuning,
+        patience=config.patience,
+        checkpoint_every_s=config.checkpoint_every_s,
+    )

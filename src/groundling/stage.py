@@ -1,0 +1,194 @@
+"""One stage of a run: done, or a block to run, which ends with a marker.
+
+    stages/NAME.json     the marker of a finished stage: its inputs and its artefacts' digests
+    scratch/NAME/        what the stage keeps while it is in progress; gone when it is done
+
+A stage is done iff its marker exists, the stages it builds on are unchanged, and every artefact
+it names has the named digest. The marker is written last, so a kill at any instant leaves either
+a finished stage or one that is run again; running it again replaces artefacts by equal ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from groundling import atomic
+from groundling.shared_files import SharedArtefacts
+from groundling.team import leads, team
+
+FOLDER = "stages"
+SCRATCH = "scratch"
+
+
+class Run(Protocol):
+    """What a stage asks of its run directory."""
+
+    path: Path
+
+    def event(self, kind: str, stage: str | None = None, **payload: object) -> None:
+        """Append one line to the run's events."""
+        ...
+
+    def claim(self, name: str, stage: str | None = None) -> Path:
+        """The path of an artefact that `stage` may write now."""
+        ...
+
+
+class Stage(SharedArtefacts):
+    """One stage of a run: `done`, or a block to run. Leaving the block normally finishes it."""
+
+    def __init__(self, run: Run, name: str, inputs: dict[str, str]) -> None:
+        self.name = name
+        self._run = run
+        self._root = run.path
+        self._inputs = inputs
+        self._artefacts: dict[str, dict[str, object]] = {}
+        self._marker_path = marker_path(run.path, name)
+        self.done = team().broadcast(leads() and self._check())
+        if self.done:
+            self._clear_scratch()
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for checkpoints: kept while the stage is unfinished and its inputs the same."""
+        folder = self._root / SCRATCH / self.name / digest(self._inputs)[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def __enter__(self) -> Stage:
+        if leads():
+            self._undo()
+            self._clear_stale_scratch()
+        team().barrier()
+        self.done = False
+        self._artefacts = {}
+        self._run.event("started", self.name)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._run.event("stopped", self.name, reason=kind.__name__)
+            return
+        team().barrier()  # nobody reads the scratch any more
+        if leads():
+            self._write_marker()
+            self._clear_scratch()
+        team().barrier()
+        self.done = True
+        self._run.event("finished", self.name)
+
+    def event(self, kind: str, **payload: object) -> None:
+        """Append an event of this stage."""
+        self._run.event(kind, self.name, **payload)
+
+    def _check(self) -> bool:
+        """Whether marker, inputs and artefacts agree; a stage found damaged is an event."""
+        if not self._marker_path.exists():
+            return False
+        marker = read_marker(self._root, self.name)
+        if marker is None:
+            problem = "its marker cannot be read"
+        elif marker["inputs"] != self._inputs:
+            problem = "its inputs have changed"
+        else:
+            problem = _damage(self._root, marker["artefacts"])
+        if problem:
+            self._run.event("undone", self.name, reason=problem)
+        return not problem
+
+    def _undo(self) -> None:
+        """Remove what an earlier, no longer valid attempt left: its artefacts, then its marker."""
+        marker = read_marker(self._root, self.name) or {"artefacts": {}}
+        for name in marker["artefacts"]:
+            if is_artefact(name):
+                (self._root / name).unlink(missing_ok=True)
+        self._marker_path.unlink(missing_ok=True)
+
+    def _write_marker(self) -> None:
+        marker = {"inputs": self._inputs, "artefacts": dict(sorted(self._artefacts.items()))}
+        text = json.dumps(marker, ensure_ascii=False, indent=2) + "\n"
+        atomic.write_bytes(self._marker_path, text.encode(), self._staging())
+
+    def _claim(self, name: str) -> Path:
+        return self._run.claim(name, self.name)
+
+    def _written(self, path: Path) -> None:
+        name = path.relative_to(self._root).as_posix()
+        self._artefacts[name] = {"sha256": atomic.digest_file(path), "bytes": path.stat().st_size}
+
+    def _clear_stale_scratch(self) -> None:
+        """Remove what an attempt with other inputs kept."""
+        for folder in (self._root / SCRATCH / self.name).glob("*"):
+            if folder.name != digest(self._inputs)[:16]:
+                shutil.rmtree(folder)
+
+    def _clear_scratch(self) -> None:
+        if not leads():
+            return
+        shutil.rmtree(self._root / SCRATCH / self.name, ignore_errors=True)
+        if (self._root / SCRATCH).exists() and not any((self._root / SCRATCH).iterdir()):
+            (self._root / SCRATCH).rmdir()
+
+
+def marker_path(root: Path, stage: str) -> Path:
+    """Where the marker of a stage lies in the run directory `root`."""
+    return root / FOLDER / f"{stage}.json"
+
+
+def read_marker(root: Path, stage: str) -> dict[str, Any] | None:
+    """A stage's marker, None where it is missing or unreadable."""
+    try:
+        marker = json.loads(marker_path(root, stage).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    readable = isinstance(marker, dict) and marker.keys() >= {"inputs", "artefacts"}
+    return marker if readable else None
+
+
+def owner_of(root: Path, name: str) -> str | None:
+    """The finished stage that wrote `name`, or a file below it."""
+    for path in sorted((root / FOLDER).glob("*.json")):
+        marker = read_marker(root, path.stem) or {"artefacts": {}}
+        for artefact in marker["artefacts"]:
+            if artefact == name or artefact.startswith(name + "/"):
+                return path.stem
+    return None
+
+
+OWN = {"config.yaml", "events.jsonl", FOLDER, SCRATCH, ".lock", ".team", ".tmp"}
+"""A run directory's own files, which are no artefacts."""
+
+
+def is_artefact(name: str) -> bool:
+    """Whether a name lies inside the run directory and is not one of its own files."""
+    parts = Path(name).parts
+    return (
+        bool(parts) and not Path(name).is_absolute() and ".." not in parts and parts[0] not in OWN
+    )
+
+
+def digest(value: object) -> str:
+    """SHA-256 of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _damage(root: Path, artefacts: Mapping[str, Mapping[str, object]]) -> str:
+    """The first artefact that is missing or altered, in words; empty where all are sound."""
+    for name, wanted in artefacts.items():
+        path = root / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != wanted["bytes"] or atomic.digest_file(path) != wanted["sha256"]:
+            return f"{name} has been altered"
+    return ""

@@ -1,0 +1,191 @@
+"""The training stage of ReFineG: labelled sentences near the seed posts, screened and on record.
+
+    seeds → profile → questions → sentences → screen → posts
+
+What was answered is in a journal; a stopped run goes on and asks for what is missing. Screening
+starts anew each time, in the order of the seeds, so that its outcome depends on the answers alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundling.asking import ask_all
+from groundling.atomic import write_bytes
+from groundling.config_gmner import SynthesisConfig
+from groundling.data.jsonl import write_posts
+from groundling.errors import RunError
+from groundling.models.base import Assistant, Question
+from groundling.progress import Progress
+from groundling.records import Failure, Post, Scheme
+from groundling.synthesis.prompts import (
+    Kind,
+    Sentence,
+    kinds_for,
+    profile_messages,
+    read_profile,
+    read_sentences,
+    sentence_messages,
+)
+from groundling.synthesis.screen import Limits, Offer, Screen, distinct, mixed
+from groundling.synthesis.style import style_of
+
+Wanted = tuple[Post, Kind]
+"""A question: near which seed post, and what its sentences are to hold."""
+
+
+@dataclass
+class Synthesised:
+    """What came of it: `posts` that stay, and why the other sentences do not, by reason."""
+
+    posts: list[Post] = field(default_factory=list)
+    questions: int = 0
+    offered: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary of a command."""
+        return {
+            "questions": self.questions,
+            "failed": dict(self.failed.most_common()),
+            "offered": self.offered,
+            "kept": len(self.posts),
+            "refused": dict(self.refused.most_common()),
+            "distinct_bigrams": round(distinct(self.posts), 4),
+        }
+
+
+def synthesise(
+    seeds: Sequence[Post],
+    assistant: Assistant,
+    scheme: Scheme,
+    settings: SynthesisConfig,
+    folder: Path,
+    progress: Progress | None = None,
+) -> Synthesised:
+    """Write `synthetic.jsonl` (posts) and `provenance.jsonl` (every sentence and its fate).
+
+    A question that failed leaves its sentences out and is asked again by the next call. Raises
+    RunError where the domain's profile cannot be had, for all questions need it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    profile = write_profile(seeds, assistant, scheme, settings, folder)
+    wanted = [(post, kind) for post in seeds for kind in kinds_for(post)]
+    answers = _ask(wanted, profile, assistant, scheme, settings, folder, progress)
+    done = Synthesised(questions=len(wanted))
+    told: list[dict[str, Any]] = []
+    screen = Screen(scheme, style_of(seeds), _limits(settings), seeds, settings.check_style)
+    for (post, kind), answer in zip(wanted, answers, strict=True):
+        if isinstance(answer, Failure):
+            done.failed[answer.stage] += 1
+            continue
+        for number, sentence in enumerate(answer):
+            offer = Offer(sentence, post.id, kind, number)
+            told.append(_screened(screen, offer, done) | {"model": assistant.name})
+    write_posts(folder / "synthetic.jsonl", done.posts, scheme)
+    lines = (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in told)
+    write_bytes(folder / "provenance.jsonl", b"".join(lines))
+    return done
+
+
+def training_posts(
+    seeds: Sequence[Post], synthetic: Sequence[Post], settings: SynthesisConfig
+) -> list[Post]:
+    """What a tagger is trained on: the seeds, and synthetic sentences up to the ratio."""
+    return mixed(seeds, synthetic, settings.ratio, settings.seed)
+
+
+def write_profile(
+    seeds: Sequence[Post],
+    assistant: Assistant,
+    scheme: Scheme,
+    settings: SynthesisConfig,
+    folder: Path,
+) -> str:
+    """The domain in words, asked for once. Raises RunError where the call fails."""
+    drawn = np.random.default_rng([settings.seed, 67]).permutation(len(seeds)).tolist()
+    shown = [seeds[index] for index in sorted(drawn[: settings.profile_posts])]
+    messages = profile_messages(shown, scheme)
+    question = Question(lambda _: messages, lambda text, _: read_profile(text))
+    (answer,) = ask_all(
+        assistant,
+        [messages],
+        lambda _: question,
+        journal=folder / "profile.journal",
+        key=list,
+        encode=str,
+        decode=str,
+        tries=settings.tries,
+    )
+    if isinstance(answer, Failure):
+        raise RunError(f"no profile of the domain: {answer.reason}; run again")
+    return answer
+
+
+def _ask(
+    wanted: Sequence[Wanted],
+    profile: str,
+    assistant: Assistant,
+    scheme: Scheme,
+    settings: SynthesisConfig,
+    folder: Path,
+    progress: Progress | None,
+) -> list[tuple[Sentence, ...] | Failure]:
+    def messages(item: Wanted) -> list[dict[str, Any]]:
+        post, kind = item
+        sizes = settings.sentences, settings.low, settings.high
+        return sentence_messages(post, kind, profile, scheme, *sizes)
+
+    def question(item: Wanted) -> Question[tuple[Sentence, ...]]:
+        asked = messages(item)
+        return Question(
+            lambda _: asked, lambda text, _: read_sentences(text), (), settings.max_tokens
+        )
+
+    return ask_all(
+        assistant,
+        wanted,
+        question,
+        journal=folder / "sentences.journal",
+        key=lambda item: [item[0].id, *messages(item)],
+        encode=lambda found: [[one.text, one.entities] for one in found],
+        decode=lambda rows: tuple(Sentence(text, tuple(map(tuple, e))) for text, e in rows),
+        tries=settings.tries,
+        progress=progress,
+    )
+
+
+def _screened(screen: Screen, offer: Offer, done: Synthesised) -> dict[str, Any]:
+    """Take a sentence or not; its line of provenance."""
+    fate = screen.take(offer)
+    done.offered += 1
+    told = {
+        "id": offer.id,
+        "seed": offer.seed,
+        "kind": offer.kind,
+        "text": offer.sentence.text,
+        "entities": [{"name": name, "type": kind} for name, kind in offer.sentence.entities],
+    }
+    if isinstance(fate, str):
+        done.refused[fate] += 1
+        return {**told, "refused": fate}
+    done.posts.append(fate)
+    return told
+
+
+def _limits(settings: SynthesisConfig) -> Limits:
+    return Limits(
+        math.ceil(settings.low / 2),
+        settings.high + math.ceil(settings.high / 3),
+        settings.alike,
+        settings.per_name,
+    )

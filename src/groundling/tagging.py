@@ -1,0 +1,305 @@
+"""A tagger from labelled posts to calibrated mentions: fit, choose the epoch, calibrate, score.
+
+    tagger/                     the tagger of the best epoch on dev, with its temperature
+    predictions/SPLIT.jsonl     its mentions, all said to be absent from the picture
+    scores/SPLIT.json           F1 of the mentions, of GMNER so, and how good the confidences are
+    metrics.json                the epochs, the temperature and all scores
+
+Predictions ground nothing, so their GMNER F1 is that of the papers' "-None" rows: what a tagger
+alone is worth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundling import atomic
+from groundling.calibration import measure
+from groundling.config_gmner import RefinegConfig, TaggerOptimiser, TaggingConfig, TextData
+from groundling.data.formats import guess_format, read_splits
+from groundling.data.jsonl import write_predictions
+from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowledge
+from groundling.errors import DataError, RunError
+from groundling.gmner import tag_posts
+from groundling.groundings import name_of
+from groundling.models.base import Tagger, TrainableTagger
+from groundling.models.registry import compute_threads, open_tagger
+from groundling.progress import Progress
+from groundling.provenance import provenance
+from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, Prediction
+from groundling.rundir import RunDir, stored_config
+from groundling.scoring import TRIPLE_RULES, score_triples
+from groundling.stage import Stage
+from groundling.team import leads
+from groundling.tune import Manner, fit_stage
+
+TAGGER = "tagger"
+RULES = ("span", "riveg")
+"""Under which mentions are scored: by tokens, and by name as RiVEG's authors do."""
+
+Splits = Mapping[str, tuple[Post, ...]]
+
+
+def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Fit, calibrate, tag and score into the directory `out`, or go on where it was stopped.
+
+    Returns what `metrics.json` says. Raises RunError for a directory of another configuration or of
+    other posts, DataError for posts that cannot be read, InputError for a tagger that cannot be
+    opened.
+    """
+    splits = read_texts(config.data, dict.fromkeys(["train", "dev", *config.evaluate]))
+    learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
+    known = provenance(threads=compute_threads(), data=learned)
+    with RunDir.open(out, config, known) as run:
+        fit(run, config, splits, quiet)
+        for split in config.evaluate:
+            evaluate(run, config, split, splits[split], quiet)
+        return conclude(run, config)
+
+
+def read_texts(data: TextData, wanted: Iterable[str]) -> dict[str, tuple[Post, ...]]:
+    """The wanted splits, with knowledge where there is some. Raises DataError."""
+    folder = None if data.knowledge is None else Path(data.knowledge)
+    return {
+        name: read_split(Path(data.source), name, folder and knowledge_path(folder, name))
+        for name in wanted
+    }
+
+
+def read_split(source: Path, name: str, knowledge: Path | None = None) -> tuple[Post, ...]:
+    """One split of a data set, or a posts file, and what a file tells of its posts.
+
+    Raises DataError.
+    """
+    if not source.exists():
+        raise DataError(source, "no such file or folder; check the path")
+    only = [] if source.is_file() else [name]
+    posts = read_splits(source, guess_format(source), only=only)[0].posts
+    if knowledge is None:
+        return posts
+    posts = with_knowledge(posts, read_knowledge(knowledge))
+    if not any(post.knowledge for post in posts):
+        raise DataError(knowledge, f"tells of no post of {source}; check that they match")
+    return posts
+
+
+def fingerprint(posts: Sequence[Post]) -> str:
+    """A digest of posts, in order, with all that is known of them."""
+    text = json.dumps([asdict(post) for post in posts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- fit
+
+
+def fit(
+    run: RunDir,
+    config: TaggingConfig,
+    splits: Splits,
+    quiet: bool,
+    after: Sequence[str] = (),
+) -> None:
+    """Train on `train`, keep the epoch of the best F1 on `dev`, calibrate there.
+
+    `after` are the stages that the posts come from.
+    """
+    stage = run.stage("fit", after=after)
+    if stage.done:
+        return
+    train = [post for post in splits["train"] if post.tokens]
+    if config.tuning is not None and not train:
+        raise DataError(config.data.source, "its train split holds no words to learn from")
+    with stage:
+        tagger = open_tagger(config.tagger, SCHEMES[config.scheme], seed=config.seed, posts=train)
+        told: dict[str, Any] = {"dev_mner_f1": [], "best_epoch": 0}
+        if config.tuning is not None:
+            epochs = _Epochs(stage, tagger, splits["dev"], config.patience)
+            fit_stage(
+                stage,
+                tagger,
+                tagger.loss,
+                train,
+                config.tuning,
+                Manner(config.seed, config.checkpoint_every_s, quiet),
+                length=tagger.length,
+                pace=pace_of(config.tuning),
+                after_epoch=epochs.judge,
+            )
+            tagger = open_tagger(config.tagger, SCHEMES[config.scheme], epochs.best_folder)
+            f1 = [round(100 * value, 2) for value in epochs.f1]
+            told = {"dev_mner_f1": f1, "best_epoch": epochs.best}
+        tagger.calibrate(splits["dev"])
+        with stage.write_folder(TAGGER) as folder:
+            tagger.save(folder)
+        stage.write_json("fit.json", told | {"temperature": tagger.temperature})
+
+
+def pace_of(tuning: TaggerOptimiser) -> Callable[[str], float]:
+    """By how much faster than the rest of a tagger its head learns, by parameter name."""
+    rates = {"transitions.": tuning.crf_lr}
+    if tuning.head_lr is not None:
+        rates |= {"projection.": tuning.head_lr, "characters.": tuning.head_lr}
+
+    def pace(name: str) -> float:
+        return next((lr / tuning.lr for part, lr in rates.items() if name.startswith(part)), 1.0)
+
+    return pace
+
+
+class _Epochs:
+    """F1 on dev by epoch, and the tagger of the best one, in the stage's scratch."""
+
+    def __init__(
+        self, stage: Stage, tagger: TrainableTagger, dev: Sequence[Post], patience: int | None
+    ) -> None:
+        self._folder = stage.scratch
+        self._stage, self._tagger, self._dev, self._patience = stage, tagger, dev, patience
+        self._log = self._folder / "epochs.json"
+        self.f1: list[float] = json.loads(self._log.read_bytes()) if self._log.exists() else []
+
+    @property
+    def best(self) -> int:
+        """The epoch, from 1, of the best F1; the first of equals."""
+        return self.f1.index(max(self.f1)) + 1
+
+    @property
+    def best_folder(self) -> Path:
+        """Where its tagger is."""
+        return self._folder / f"epoch-{self.best}"
+
+    def judge(self, epoch: int) -> bool:
+        """Take note of a finished epoch, once; whether patience is at an end."""
+        if epoch > len(self.f1):
+            before = self.best_folder if self.f1 else None
+            self.f1.append(mner_f1(self._tagger, self._dev))
+            if self.best == epoch:
+                self._tagger.save(self.best_folder)
+            if leads():
+                atomic.write_bytes(self._log, json.dumps(self.f1).encode())
+                if self.best == epoch and before is not None:
+                    shutil.rmtree(before)
+            self._stage.event("epoch", epoch=epoch, dev_mner_f1=round(100 * self.f1[-1], 2))
+        seen = self.f1[:epoch]
+        since = epoch - (seen.index(max(seen)) + 1)
+        return self._patience is not None and since >= self._patience
+
+
+def mner_f1(tagger: Tagger, posts: Sequence[Post]) -> float:
+    """F1 of mentions by tokens and type, in [0, 1]."""
+    predictions = ungrounded(posts, tagger.tag(posts))
+    score = score_triples(posts, predictions, TRIPLE_RULES["span"], resamples=0)
+    return score.tasks["mner"].counts.f1
+
+
+# ---------------------------------------------------------------------------------------- evaluate
+
+
+def evaluate(
+    run: RunDir, config: TaggingConfig, split: str, posts: Sequence[Post], quiet: bool
+) -> None:
+    """Tag a split; `predictions/SPLIT.jsonl` and `scores/SPLIT.json`."""
+    stage = run.stage(f"evaluate-{split}", after=["fit"], inputs={"posts": fingerprint(posts)})
+    if stage.done:
+        return
+    with stage:
+        tagger = open_tagger(config.tagger, SCHEMES[config.scheme], run.path / TAGGER)
+        found = tag_split(tagger, posts, stage.scratch / "calibrated", split, quiet)
+        tagger.temperature = 1.0
+        as_fitted = tag_split(tagger, posts, stage.scratch / "as-fitted", split, quiet)
+        predictions = ungrounded(posts, found)
+        scores = {
+            rule: score_triples(posts, predictions, TRIPLE_RULES[rule]).to_json() for rule in RULES
+        }
+        confidence = {
+            "calibrated": confidence_figures(posts, found),
+            "as_fitted": confidence_figures(posts, as_fitted),
+        }
+        stage.write_json(f"scores/{split}.json", {"rules": scores, "confidence": confidence})
+        draft = stage.scratch / "predictions.jsonl"
+        write_predictions(draft, predictions, SCHEMES[config.scheme])
+        stage.write_bytes(f"predictions/{split}.jsonl", draft.read_bytes())
+
+
+def tag_split(
+    tagger: Tagger, posts: Sequence[Post], folder: Path, label: str, quiet: bool, who: str = ""
+) -> list[list[Mention] | Failure]:
+    """The mentions of all posts; what is done is kept in `folder`, for the tagger named `who`."""
+    with Progress(f"tag {label}", len(posts), "posts", quiet=quiet) as progress:
+        return list(tag_posts(tagger, posts, folder, who, progress).values())
+
+
+def ungrounded(
+    posts: Sequence[Post], found: Sequence[list[Mention] | Failure]
+) -> list[PostPrediction]:
+    """Mentions as predictions without boxes; confidences are their scores."""
+    return [
+        PostPrediction(post.id, failure=mentions)
+        if isinstance(mentions, Failure)
+        else PostPrediction(
+            post.id,
+            tuple(
+                Prediction(
+                    name_of(post, one), one.type, None, one.start, one.end, score=one.confidence
+                )
+                for one in mentions
+            ),
+        )
+        for post, mentions in zip(posts, found, strict=True)
+    ]
+
+
+def confidence_figures(
+    posts: Sequence[Post], found: Sequence[list[Mention] | Failure]
+) -> dict[str, object]:
+    """How well confidences say whether a mention is right, by tokens and type."""
+    confidences, right = [], []
+    for post, mentions in zip(posts, found, strict=True):
+        gold = {(entity.start, entity.end, entity.type) for entity in post.entities}
+        for one in [] if isinstance(mentions, Failure) else mentions:
+            if one.confidence is not None:
+                confidences.append(one.confidence)
+                right.append((one.start, one.end, one.type) in gold)
+    return measure(np.array(confidences, dtype=float), np.array(right, dtype=bool)).to_json()
+
+
+def conclude(run: RunDir, config: TaggingConfig) -> dict[str, Any]:
+    """Write and return `metrics.json`."""
+
+    def stored(name: str) -> Any:
+        return json.loads((run.path / name).read_text(encoding="utf-8"))
+
+    scores = {split: stored(f"scores/{split}.json") for split in config.evaluate}
+    metrics = {"fit": stored("fit.json"), "scores": scores}
+    run.write_json("metrics.json", metrics)
+    return metrics
+
+
+# ------------------------------------------------------------------------------------------ in use
+
+
+def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger, str]:
+    """The tagger of a run of `groundling tagger fit` or `groundling refineg`, and its own name.
+
+    On `device` where that is given. Raises RunError where there is none.
+    """
+    try:
+        config: TaggingConfig | RefinegConfig = stored_config(path, TaggingConfig)
+    except RunError:
+        config = stored_config(path, RefinegConfig)
+    if not (path / "fit.json").is_file():
+        raise RunError(f"{path}: its tagger is not fitted yet; the command that began it goes on")
+    tagger = (
+        config.tagger if device is None else config.tagger.model_copy(update={"device": device})
+    )
+    files = sorted(file for file in (path / TAGGER).iterdir() if file.is_file())
+    digests = " ".join(atomic.digest_file(file) for file in files)
+    name = hashlib.sha256(digests.encode()).hexdigest()[:16]
+    return open_tagger(tagger, SCHEMES[config.scheme], path / TAGGER), name

@@ -1,0 +1,169 @@
+"""Rounds whose expressions a vLLM server draws: a stand-in that speaks its protocol and fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import small_release
+import small_run
+from fault_server import Act, Asked, FaultServer, refused, said
+
+from groundling.config import (
+    GrounderConfig,
+    IsrConfig,
+    LoraConfig,
+    SamplerConfig,
+    SftOptimiser,
+    WriterConfig,
+    load_config,
+)
+from groundling.data.pairs_parquet import read_pairs
+from groundling.errors import ConfigError, RunError
+from groundling.isr import run_isr
+from groundling.rundir import read_events
+
+QUICK = {"backoff_s": 0.001, "attempts": 1, "concurrency": 2}
+ABSENT = "The entity does not appear in the image"
+
+
+class Vllm:
+    """Says two things of each entity, in its adapter's name; fails once for each in `failing`."""
+
+    def __init__(self, *failing: str) -> None:
+        self.loaded: list[str] = []
+        self.drawn: Counter[str] = Counter()
+        self.failing = set(failing)
+        self._lock = threading.Lock()
+
+    def __call__(self, asked: Asked) -> Act:
+        with self._lock:
+            if asked.path == "/v1/load_lora_adapter":
+                assert (Path(asked.body["lora_path"]) / "adapter_model.safetensors").is_file()
+                self.loaded.append(asked.body["lora_name"])
+                return said("loaded")
+            assert asked.body["model"] == self.loaded[-1], "not the adapter that is followed"
+            (name,) = re.findall(r"(?:Neymar|Paris|NASA)[0-3]", asked.text)
+            self.drawn[name] += 1
+            if name in self.failing:
+                self.failing.remove(name)
+                return refused(500)
+            return said(f"{name} by {self.loaded[-1]}", ABSENT)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> IsrConfig:
+    """Two rounds on a dozen pictures, with random models; who draws is left open."""
+    data, experts = small_release.write_release(tmp_path / "release", copies=1)
+    checkpoint = tmp_path / "writer"
+    small_run.write_checkpoint(checkpoint)
+    small_run.grounder().save(tmp_path / "grounder")
+    return IsrConfig(
+        data=data,
+        experts=experts,
+        writer=WriterConfig(backend="local", path=str(checkpoint)),
+        grounder=GrounderConfig(tune=False, path=str(tmp_path / "grounder")),
+        lora=LoraConfig(rank=4, alpha=8),
+        sft_queries=2,
+        sft=SftOptimiser(epochs=1),
+        rounds=2,
+        samples=2,
+        max_new_tokens=6,
+    )
+
+
+def drawn_by(config: IsrConfig, server: FaultServer, **sampler: object) -> IsrConfig:
+    chosen = SamplerConfig(backend="endpoint", url=server.url, settings=QUICK, **sampler)  # type: ignore[arg-type]
+    return config.model_copy(update={"sampler": chosen})
+
+
+def expressions(run: Path, t: int) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(
+        run / f"rounds/{t}/expressions.parquet"
+    ).to_pylist()
+    return rows
+
+
+def test_each_round_is_drawn_from_the_adapter_before_it(release: IsrConfig, tmp_path: Path) -> None:
+    vllm, run = Vllm(), tmp_path / "run"
+    with FaultServer(script=vllm) as server:
+        run_isr(drawn_by(release, server), run, quiet=True)
+    assert len(set(vllm.loaded)) == 2, "π_0 and π_1"
+    for t, adapter in zip((1, 2), vllm.loaded, strict=True):
+        rows = expressions(run, t)
+        assert len(rows) == 10 * 2
+        assert {str(row["text"]).partition(" by ")[2] for row in rows[::2]} == {adapter}
+        assert {row["text"] for row in rows[1::2]} == {ABSENT}
+        assert {str(row["source"])[-2:] for row in rows} == {f"/{t - 1}"}
+    pairs = read_pairs(run / "rounds/1/pairs.parquet")
+    assert {pair.chosen for pair in pairs} >= {ABSENT}
+    assert all(pair.ref_chosen_logp < 0 and pair.ref_rejected_logp < 0 for pair in pairs)
+    assert not (run / "scratch").exists()
+
+
+def test_what_failed_is_asked_again_and_nothing_else(release: IsrConfig, tmp_path: Path) -> None:
+    name = "Paris1"
+    vllm, run = Vllm(name), tmp_path / "run"
+    with FaultServer(script=vllm) as server:
+        config = drawn_by(release, server, tolerate=0.05)
+        with pytest.raises(RunError, match="round-1-draw: 1 of 10 prompts failed at the endpoint"):
+            run_isr(config, run, quiet=True)
+        assert set(vllm.drawn.values()) == {1}
+        run_isr(config, run, quiet=True)
+    assert vllm.drawn == {one: 2 + (one == name) for one in vllm.drawn}, "once a round, it twice"
+    assert len(expressions(run, 1)) == 20
+
+
+def test_what_may_fail_is_recorded_and_the_round_goes_on(
+    release: IsrConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with FaultServer(script=Vllm("NASA2")) as server:
+        run_isr(drawn_by(release, server, tolerate=0.1), run, quiet=True)
+    (failure,) = json.loads((run / "rounds/1/failures.json").read_text())
+    assert (failure["stage"], failure["reason"]) == ("api", "HTTP 500: no (tried 1 times)")
+    assert json.loads((run / "rounds/1/metrics.json").read_text())["prompts_unwritten"] == 1
+    assert json.loads((run / "rounds/2/failures.json").read_text()) == []
+
+
+def test_a_run_goes_on_with_another_server(release: IsrConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with FaultServer(script=Vllm("NASA2")) as server, pytest.raises(RunError, match="1 of 10"):
+        run_isr(drawn_by(release, server, tolerate=0), run, quiet=True)
+    with FaultServer(script=Vllm()) as server:
+        run_isr(drawn_by(release, server), run, quiet=True)
+    (again,) = [event for event in read_events(run) if event["kind"] == "continued"]
+    assert {"sampler.url", "sampler.tolerate"} <= set(again["payload"]["changed"])
+    other = release.model_copy(update={"samples": 3})
+    with pytest.raises(RunError, match="belongs to another configuration"):
+        run_isr(other, run, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sampler.backend": "endpoint"}, "sampler: backend endpoint, url None: wanted both"),
+        ({"sampler.url": "http://x/v1"}, "sampler: backend writer, url http://x/v1: wanted both"),
+        ({"sampler.tolerate": 2}, "sampler.tolerate: got 2"),
+        ({"sampler.backend": "vllm"}, "sampler vllm does not know the embedded writer"),
+        (
+            {"sampler.backend": "vllm", "writer.backend": "local", "writer.load_in_4bit": True},
+            "sampler vllm does not hold the base in 4 bits",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config(IsrConfig, None, settings)
+
+
+def test_an_unknown_endpoint_setting_is_told(release: IsrConfig, tmp_path: Path) -> None:
+    with FaultServer(script=Vllm()) as server:
+        chosen = SamplerConfig(backend="endpoint", url=server.url, settings={"speed": 1})
+        with pytest.raises(ConfigError, match="speed: unknown key"):
+            run_isr(release.model_copy(update={"sampler": chosen}), tmp_path / "run", quiet=True)

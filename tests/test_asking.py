@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from groundling.asking import ask_all
+from groundling.errors import InputError
+from groundling.journal import Journal
+from groundling.models.base import Question
+from groundling.records import Failure
+
+
+class Fake:
+    """Answers backwards; says what it was told to say, or fails."""
+
+    def __init__(self, failing: set[str] | None = None, name: str = "m") -> None:
+        self.name = name
+        self.asked: list[str] = []
+        self.failing = failing or set()
+        self.stop_after: int | None = None
+
+    def ask(self, questions: Sequence[Question], _: int = 2) -> Iterator[tuple[int, object]]:
+        words = [question.messages(())[0]["content"] for question in questions]
+        for place in reversed(range(len(words))):
+            if self.stop_after is not None and len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append(words[place])
+            failed = words[place] in self.failing
+            yield place, Failure("no", "api") if failed else questions[place].read(words[place], ())
+
+
+def question(word: str) -> Question[tuple[str, int]]:
+    return Question(
+        lambda _: [{"role": "user", "content": word}], lambda text, _: (text, len(text))
+    )
+
+
+def ask(fake: Fake, journal: Path, *words: str) -> list[object]:
+    return list(
+        ask_all(
+            fake,
+            words,
+            question,
+            journal=journal,
+            key=lambda word: [word],
+            encode=list,
+            decode=tuple,
+        )
+    )
+
+
+def test_answers_come_in_the_items_order_and_equal_items_are_asked_once(tmp_path: Path) -> None:
+    fake = Fake()
+    assert ask(fake, tmp_path / "j", "a", "bb", "a") == [("a", 1), ("bb", 2), ("a", 1)]
+    assert fake.asked == ["bb", "a"]
+
+
+def test_a_second_run_asks_only_for_what_is_missing_or_failed(tmp_path: Path) -> None:
+    journal = tmp_path / "j"
+    first = Fake(failing={"bb"})
+    assert ask(first, journal, "a", "bb") == [("a", 1), Failure("no", "api")]
+    assert ask(first, journal, "a", "bb") == [("a", 1), Failure("no", "api")]
+    assert first.asked == ["bb", "a", "bb"]
+    second = Fake()
+    assert ask(second, journal, "a", "bb", "ccc") == [("a", 1), ("bb", 2), ("ccc", 3)]
+    assert second.asked == ["ccc", "bb"]
+    assert ask(second, journal, "bb") == [("bb", 2)]
+    assert len(second.asked) == 2
+
+
+def test_another_model_is_asked_anew(tmp_path: Path) -> None:
+    for name in ("m", "n", "m"):
+        ask(Fake(name=name), tmp_path / "j", "a")
+    assert len((tmp_path / "j").read_text().splitlines()) == 2
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    fake = Fake()
+    fake.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        ask(fake, tmp_path / "j", "a", "b", "c", "d")
+    with (tmp_path / "j").open("ab") as torn:
+        torn.write(b'{"key": "half')
+    again = Fake()
+    assert ask(again, tmp_path / "j", "a", "b", "c", "d") == [(x, 1) for x in "abcd"]
+    assert again.asked == ["b", "a"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j"), pytest.raises(InputError, match="another process is writing"):
+        ask(Fake(), tmp_path / "j", "a")
+
+
+def test_failures_are_on_record_with_their_reason(tmp_path: Path) -> None:
+    ask(Fake(failing={"a"}), tmp_path / "j", "a")
+    (line,) = map(json.loads, (tmp_path / "j").read_text().splitlines())
+    assert line["failure"] == {"reason": "no", "stage": "api"}

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fakes import FakeGrounder, FakeWriter
+from PIL import Image
+
+from groundling.data.jsonl import read_predictions
+from groundling.gmner import find_triples, work_folder
+from groundling.groundings import IsrGrounding, NoGrounding
+from groundling.records import ABSENT, Box, Entity, Failure, Mention, Post
+from groundling.scoring import TRIPLE_RULES
+from groundling.scoring.triples import score_triples
+
+BOX = Box(10, 10, 50, 50)
+
+
+class NameTagger:
+    """Finds words that begin with a capital; fails for posts that it is told to."""
+
+    def __init__(self, failing: frozenset[str] = frozenset()) -> None:
+        self.failing = failing
+        self.asked: list[str] = []
+
+    def tag(self, posts: Sequence[Post]) -> list[list[Mention] | Failure]:
+        self.asked += [post.id for post in posts]
+        return [
+            Failure("too long", "tag")
+            if post.id in self.failing
+            else [
+                Mention(place, place + 1, "PER", 0.9)
+                for place, token in enumerate(post.tokens)
+                if token[0].isupper()
+            ]
+            for post in posts
+        ]
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> list[Post]:
+    path = str(tmp_path / "p.png")
+    Image.new("RGB", (100, 80)).save(path)
+    return [
+        Post("a", ("Ann", "meets", "Ben"), (Entity("Ann", "PER", 0, 1, (BOX,)),), path),
+        Post("b", ("nobody", "here"), (), None),
+        Post("c", ("Cid",), (Entity("Cid", "PER", 0, 1),), path),
+    ]
+
+
+def isr(ben: str | Failure = ABSENT) -> IsrGrounding:
+    writer = FakeWriter({"Ann": "the woman", "Ben": ben, "Cid": ABSENT})
+    return IsrGrounding(writer, FakeGrounder({"the woman": BOX}), "writer:x/0", 16)
+
+
+def test_triples_in_the_order_of_the_posts(posts: list[Post], tmp_path: Path) -> None:
+    out = tmp_path / "said.jsonl"
+    told = find_triples(posts, NameTagger(), isr(), out, "names", quiet=True)
+    first, second, third = read_predictions(out)
+    assert [(one.name, one.box, one.start, one.end) for one in first.predictions] == [
+        ("Ann", BOX, 0, 1),
+        ("Ben", None, 2, 3),
+    ]
+    assert first.predictions[0].expression == "the woman"
+    assert (second.id, second.predictions, second.failure) == ("b", (), None)
+    assert third.predictions[0].box is None
+    assert told.to_json() == {
+        "posts": 3,
+        "boxes": 1,
+        "absent": 2,
+        "failed_posts": 0,
+        "failed": {},
+        "refinement": None,
+    }
+    score = score_triples(posts, read_predictions(out), TRIPLE_RULES["span"], resamples=0)
+    counts = score.tasks["gmner"].counts
+    assert (counts.right, counts.predicted, counts.gold) == (2, 3, 2)
+
+
+def test_failures_are_records_and_the_same_call_mends_them(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    out = tmp_path / "said.jsonl"
+    broken = NameTagger(failing=frozenset({"c"}))
+    told = find_triples(
+        posts, broken, isr(Failure("timeout: 3 s", "api")), out, "names", quiet=True
+    )
+    assert (told.posts, told.failed_posts) == (1, 2)
+    assert told.failed == {"timeout": 1, "too long": 1}
+    said = {one.id: one for one in read_predictions(out)}
+    assert said["a"].failure == Failure("timeout: 3 s", "api")
+    assert said["c"].failure == Failure("too long", "tag")
+    assert said["b"].failure is None
+
+    assert find_triples(posts, NameTagger(), isr(), out, "names", quiet=True).failed_posts == 0
+    assert [one.failure for one in read_predictions(out)] == [None] * 3
+
+
+def test_what_is_known_is_not_computed_again(posts: list[Post], tmp_path: Path) -> None:
+    out = tmp_path / "said.jsonl"
+    for who, calls in (("names", 3), ("names", 0), ("other names", 3)):
+        tagger = NameTagger()
+        find_triples(posts, tagger, NoGrounding(), out, who, quiet=True)
+        assert len(tagger.asked) == calls
+    assert work_folder(out).is_dir()
+
+
+def test_the_none_rows_need_no_pictures(posts: list[Post], tmp_path: Path) -> None:
+    bare = [Post(post.id, post.tokens, post.entities, None) for post in posts]
+    told = find_triples(bare, NameTagger(), NoGrounding(), tmp_path / "x.jsonl", "n", quiet=True)
+    assert (told.posts, told.boxes, told.absent) == (3, 0, 3)
+    told = find_triples(bare, NameTagger(), isr(), tmp_path / "y.jsonl", "n", quiet=True)
+    assert told.failed == {"the picture cannot be used": 2}

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeGrounder, FakeWriter
+from fault_server import Act, Asked, FaultServer, refused, said
+from PIL import Image
+
+from groundling.config_gmner import InContextConfig
+from groundling.groundings import (
+    Agreement,
+    DirectGrounding,
+    Grounding,
+    IsrGrounding,
+    Item,
+    Located,
+    NoGrounding,
+    agree,
+    predictions_of,
+)
+from groundling.in_context import InContextGrounding, make_pool
+from groundling.models.base import Solved
+from groundling.models.embeddings import CharacterNgrams, Thumbnails
+from groundling.models.endpoints import Endpoint, endpoint_config
+from groundling.models.in_context import in_context_question
+from groundling.records import ABSENT, Box, Entity, Failure, Mention, Post, Prediction
+from groundling.selection import nearest
+
+BOX, OTHER = Box(10, 10, 50, 50), Box(60, 0, 90, 30)
+NEAR = Box(12, 10, 52, 50)
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> list[Post]:
+    """Three posts, the last without a picture."""
+    found = []
+    for number, name in enumerate(("Ann", "Ben", "Cid")):
+        path = str(tmp_path / f"{number}.png")
+        Image.new("RGB", (100, 80), (80 * number, 40, 200)).save(path)
+        tokens = (name, "meets", "the", "Old", "Club")
+        entities = (Entity(name, "PER", 0, 1, (OTHER, BOX)), Entity("Old Club", "ORG", 3, 5))
+        found.append(Post(f"p{number}", tokens, entities, path if number < 2 else None))
+    return found
+
+
+def mentions_of(posts: list[Post]) -> dict[str, list[Mention]]:
+    return {
+        post.id: [Mention(one.start, one.end, one.type, 0.9) for one in post.entities]
+        for post in posts
+    }
+
+
+def items_of(posts: list[Post]) -> list[Item]:
+    return [(post, mention) for post in posts for mention in mentions_of(posts)[post.id]]
+
+
+def gone(answer: object) -> bool:
+    return answer == Failure("the post has no picture", "image")
+
+
+def test_nothing_is_in_a_picture_and_none_is_needed(posts: list[Post], tmp_path: Path) -> None:
+    assert NoGrounding().locate(items_of(posts), tmp_path) == [Located(None)] * 6
+
+
+def test_isr_gives_words_and_a_box(posts: list[Post], tmp_path: Path) -> None:
+    writer = FakeWriter({"Ann": "the man", "Ben": Failure("no", "write"), "Old Club": ABSENT})
+    grounder = FakeGrounder({"the man": BOX})
+    way = IsrGrounding(writer, grounder, "writer:x/0", 16)
+    found = way.locate(items_of(posts), tmp_path)
+    assert isinstance(found[0], Located)
+    assert (found[0].box, found[0].expression) == (BOX, "the man")
+    assert found[1] == found[3] == Located(None, ABSENT)
+    assert found[2] == Failure("no", "write")
+    assert gone(found[4])
+    assert gone(found[5])
+    assert {query.name for query, *_ in writer.asked} == {"Ann", "Ben", "Old Club"}
+
+
+class Direct:
+    """Answers backwards; fails for Ben until it is mended."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.mended = False
+
+    def answer(self, queries):  # type: ignore[no-untyped-def]
+        for place in reversed(range(len(queries))):
+            query = queries[place]
+            self.asked.append(query.name)
+            if query.name == "Ben" and not self.mended:
+                yield place, Failure("timeout", "api")
+            else:
+                yield (
+                    place,
+                    Prediction(query.name, query.type, BOX if query.type == "PER" else None),
+                )
+
+
+def test_direct_answers_keep_their_places_and_failures_are_asked_again(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    model = Direct()
+    way = DirectGrounding(model, "m")
+    first = way.locate(items_of(posts), tmp_path)
+    assert first[:4] == [Located(BOX), Located(None), Failure("timeout", "api"), Located(None)]
+    model.mended = True
+    assert way.locate(items_of(posts), tmp_path)[:4] == [Located(BOX), Located(None)] * 2
+    asked = len(model.asked)
+    way.locate(items_of(posts), tmp_path)
+    assert len(model.asked) == asked, "all is kept"
+    DirectGrounding(model, "another").locate(items_of(posts), tmp_path)
+    assert len(model.asked) == asked + 4, "but not for another model"
+
+
+class Fixed:
+    def __init__(self, *answers: Located | Failure) -> None:
+        self.answers = list(answers)
+
+    def locate(self, *_: object) -> list[Located | Failure]:
+        return self.answers
+
+
+FAILED = Failure("x", "api")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "wanted"),
+    [
+        (Located(BOX, "w"), Located(NEAR), Located(BOX, "w", 1.0)),
+        (Located(None), Located(None), Located(None, None, 1.0)),
+        (Located(BOX), Located(OTHER), Located(BOX, None, 0.5)),
+        (Located(BOX), Located(None), Located(BOX, None, 0.5)),
+        (Located(None), Located(OTHER), Located(None, None, 0.5)),
+        (FAILED, Located(OTHER), Located(OTHER, None, 0.5)),
+        (Located(None), FAILED, Located(None, None, 0.5)),
+        (FAILED, Failure("y", "parse"), Failure("y", "parse")),
+    ],
+)
+def test_two_ways_together(
+    one: Located | Failure,
+    two: Located | Failure,
+    wanted: object,
+    posts: list[Post],
+    tmp_path: Path,
+) -> None:
+    assert Agreement(Fixed(one), Fixed(two)).locate(items_of(posts)[:1], tmp_path) == [wanted]
+
+
+def test_the_second_may_be_preferred(tmp_path: Path) -> None:
+    ways: list[Grounding] = [Fixed(Located(BOX)), Fixed(Located(None))]
+    assert Agreement(*ways, prefer_second=True).locate([], tmp_path) == [Located(None, None, 0.5)]
+    assert not agree(BOX, None)
+    assert not agree(Box(0, 0, 2, 1), Box(1, 0, 2, 1)), "IoU of exactly 0.5 does not agree"
+
+
+def test_predictions_carry_spans_and_a_failure_takes_its_post(posts: list[Post]) -> None:
+    mentions = mentions_of(posts[:2])
+    located: dict[tuple[str, int], Located | Failure] = {
+        ("p0", 0): Located(BOX, "the man", 0.5),
+        ("p0", 1): Located(None),
+        ("p1", 0): Located(BOX),
+        ("p1", 1): FAILED,
+    }
+    found = predictions_of(posts[:2], mentions, located)
+    assert found["p0"] == (
+        Prediction("Ann", "PER", BOX, 0, 1, "the man", 0.5),
+        Prediction("Old Club", "ORG", None, 3, 5),
+    )
+    assert found["p1"] == FAILED
+
+
+# ---------------------------------------------------------------------------- solved examples
+
+
+def reader(asked: Asked) -> Act:
+    """Answers with the box of the last example it is shown; absent without examples."""
+    boxes = re.findall(r'Answer: (\{"box": .*?\})\n', asked.text + "\n")
+    last = json.loads(boxes[-1])["box"] if boxes else None
+    return said(json.dumps({"reasoning": f"{len(asked.pictures)} pictures", "box": last}))
+
+
+class Opener:
+    """Opens groundings by examples, and closes their connections at the end."""
+
+    def __init__(self) -> None:
+        self.endpoints: list[Endpoint] = []
+
+    def __call__(
+        self, server: FaultServer, posts: list[Post], **settings: object
+    ) -> InContextGrounding:
+        quick = {"backoff_s": 0.001, "attempts": 1, "api_key_env": None}
+        endpoint = Endpoint(endpoint_config({"endpoint": server.url, "model": "m", **quick}))
+        self.endpoints.append(endpoint)
+        return InContextGrounding(
+            endpoint.assistant(),
+            lambda case, shown: in_context_question(case, shown, "pixels"),
+            make_pool(posts),
+            (CharacterNgrams(), Thumbnails()),
+            InContextConfig.model_validate(settings),
+        )
+
+
+@pytest.fixture
+def in_context() -> Iterator[Opener]:
+    opener = Opener()
+    yield opener
+    for endpoint in opener.endpoints:
+        endpoint.close()
+
+
+def test_examples_are_shown_and_the_box_comes_back(
+    in_context: Opener, posts: list[Post], tmp_path: Path
+) -> None:
+    with FaultServer(script=reader) as server:
+        found = in_context(server, posts, examples=1).locate(items_of(posts), tmp_path)
+        assert len(server.asked) == 4
+        assert {len(asked.pictures) for asked in server.asked} == {2}
+    assert found[:4] == [Located(BOX), Located(None), Located(BOX), Located(None)]
+    assert gone(found[4])
+
+
+def test_the_pool_holds_largest_boxes_and_no_post_without_a_picture(posts: list[Post]) -> None:
+    pool = make_pool(posts)
+    assert [(one.case.name, one.box) for one in pool.solved] == [
+        ("Ann", BOX),
+        ("Old Club", None),
+        ("Ben", BOX),
+        ("Old Club", None),
+    ]
+    assert pool.posts == ("p0", "p0", "p1", "p1")
+
+
+def test_no_mention_is_shown_its_own_post(in_context: Opener, posts: list[Post]) -> None:
+    with FaultServer(said("x")) as server:
+        way = in_context(server, posts, examples=9)
+        for choose in ("similarity", "random"):
+            way = in_context(server, posts, examples=9, choose=choose)
+            case = make_pool(posts).solved[0].case
+            (shown,) = way.choose([case], ["p0"])
+            assert sorted(one.case.name for one in shown) == ["Ben", "Old Club"]
+            assert {one.case.image for one in shown} == {posts[1].image}
+
+
+def test_the_nearest_example_stands_right_before_the_case(
+    in_context: Opener, posts: list[Post]
+) -> None:
+    with FaultServer(said("x")) as server:
+        way = in_context(server, posts, examples=3, text_weight=0, image_weight=0)
+        case = make_pool(posts).solved[1].case
+        (shown,) = way.choose([case], ["another"])
+    assert [one.case.name for one in shown][1:] == ["Old Club", "Old Club"]
+
+
+def test_zero_shot_and_types_that_are_never_grounded(
+    in_context: Opener, posts: list[Post], tmp_path: Path
+) -> None:
+    with FaultServer(script=reader) as server:
+        way = in_context(server, posts, examples=0, never=["ORG"])
+        found = way.locate(items_of(posts), tmp_path)
+        assert len(server.asked) == 2
+        assert {len(asked.pictures) for asked in server.asked} == {1}
+    assert found[1] == found[5] == Located(None)
+
+
+def test_what_failed_is_asked_again_and_what_is_known_is_not(
+    in_context: Opener, posts: list[Post], tmp_path: Path
+) -> None:
+    with FaultServer(refused(500), *[said(json.dumps({"box": None}))] * 9) as server:
+        first = in_context(server, posts).locate(items_of(posts), tmp_path)
+        assert sum(isinstance(one, Failure) and one.stage == "api" for one in first) == 1
+        second = in_context(server, posts).locate(items_of(posts), tmp_path)
+        assert second[:4] == [Located(None)] * 4
+        assert len(server.asked) == 5
+        in_context(server, posts, examples=1).locate(items_of(posts), tmp_path)
+        assert len(server.asked) == 9, "other examples make another question"
+
+
+def test_the_search_can_be_replaced(in_context: Opener, posts: list[Post]) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def search(questions: np.ndarray, examples: np.ndarray, k: int, barred: object) -> list:
+        asked.append((len(questions), len(examples)))
+        return nearest(questions, examples, k, barred)  # type: ignore[arg-type]
+
+    with FaultServer(said("x")) as server:
+        way = in_context(server, posts)
+        way._search = search
+        (shown,) = way.choose([make_pool(posts).solved[0].case], ["p0"])
+    assert asked == [(1, 4)]
+    assert all(isinstance(one, Solved) for one in shown)
