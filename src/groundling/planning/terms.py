@@ -176,8 +176,9 @@ def largest_block(text: TextShape, work: Work) -> int:
 def passing(text: TextShape, work: Work) -> int:
     """What going through a block takes beside what it keeps: tokens · (2b · f + 12 · h).
 
-    The adapter of a feed-forward layer in float32, twice (its product and that times α / r); where
-    b is 2 the stream and its norm on their way to float32 and back, 12 · h.
+    Where b is 4, the product of up's adapter and that times α / r, 8 · f. Where b is 2, half as
+    much, for the copy of down's input is not there yet, and 12 · h for the stream and its norm on
+    their way to float32 and back.
     """
     stream = 3 * FULL * text.hidden if work.width < FULL else 0
     return work.tokens * (2 * work.width * text.inner + stream)
