@@ -57,17 +57,22 @@ class Meter(TorchDispatchMode):
             return 1.0  # a loss that is not there
         if func in (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default):
             args = (args[0], _without_masks(args[1]), *args[2:])
-        mask = kwargs.get("attn_mask")
-        aligned = None
-        if mask is not None and mask.shape[-1] % 8 and "flash_attention_for_cpu" in str(func):
-            with FAKE:
-                aligned = torch.empty(mask.shape, dtype=mask.dtype)
-            self._count(aligned)
+        aligned = self._aligned(kwargs.get("attn_mask")) if "flash_attention" in str(func) else None
         result = func(*args, **kwargs)
+        del aligned
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor)
         return result
+
+    def _aligned(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """What a GPU would make of a mask whose rows are not whole eights of numbers."""
+        if mask is None or mask.shape[-1] % 8 == 0 or not self._fakes_alone:
+            return None
+        with FAKE:
+            copy = torch.empty(mask.shape, dtype=mask.dtype)
+        self._count(copy)
+        return copy
 
     def _count(self, tensor: torch.Tensor) -> None:
         key = _key(tensor)
