@@ -160,6 +160,13 @@ def test_a_pass_without_gradient_is_widest_in_the_feed_forward_layer() -> None:
     assert crossing == 2000 * (8 * 6 + 4 * 14 + 2 * 8 * 2 + 5 * 2)
 
 
+def test_without_adapters_there_the_feed_forward_layer_takes_less() -> None:
+    text = replace(TEXT, adapted=frozenset({"q_proj", "v_proj"}))
+    work = Work(rows=2, length=5, answered=0, rank=1, width=2)
+    assert terms.forward_space(text, work) == 10 * (6 * 16 + 12 * 8 + 4 * 8 + 5 * 2)
+    assert terms.passing(text, work) == 10 * (2 * 16 + 12 * 8)
+
+
 def test_choosing_takes_double_precision_for_every_answer() -> None:
     assert terms.choice(TEXT, answers=8, width=2) == 8 * 100 * (2 + 4 + 16)
 
@@ -323,6 +330,17 @@ def test_an_evaluation_is_as_large_as_its_boxes_where_those_are_larger() -> None
     assert "writer" in found.stages[-1].parts
     tight = plan_run(few, Device("x", round(0.9 * found.decides.peak)))
     assert tight.changes["grounder.batch_size"] < 256  # type: ignore[operator]
+
+
+def test_what_draws_elsewhere_takes_its_own_share_or_nothing() -> None:
+    vllm = plan_run(recipe(sampler={"backend": "vllm", "memory": 0.4}), Device("x", 80 * GIB))
+    sampling = next(stage for stage in vllm.stages if stage.name == "sampling")
+    assert sampling.parts["vLLM"] == 32 * GIB
+    assert "activations" not in sampling.parts
+    assert "vLLM" in told(vllm)
+    server = recipe(sampler={"backend": "endpoint", "url": "http://x/v1"})
+    names = [stage.name for stage in plan_run(server, Device("x", 80 * GIB)).stages]
+    assert "sampling" not in names
 
 
 def test_names_of_one_device_are_one_device() -> None:

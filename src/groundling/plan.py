@@ -112,7 +112,7 @@ def plan_run(recipe: IsrConfig | DirectConfig, device: Device) -> Plan:
         return open_models(one, data.sizes)
 
     def replan(one: IsrConfig) -> list[Stage]:
-        return plan_stages(one, *models(one), device.count)
+        return plan_stages(one, *models(one), device.count, device.room)
 
     stages = replan(config)
     writer, grounder = models(config)

@@ -202,6 +202,7 @@ def writer(
     dtype: torch.dtype = torch.bfloat16,
     checkpointing: bool = False,
     batch_size: int = 4,
+    targets: Sequence[str] | None = None,
 ) -> tuple[LocalWriter, ChatOutline]:
     """A writer of published widths without numbers, rank 32, and its outline.
 
@@ -227,7 +228,7 @@ def writer(
         made = LocalWriter.from_parts(
             model.eval(),
             processor,
-            adapter=Adapter(32, 64.0, 0),
+            adapter=Adapter(32, 64.0, 0, targets),
             resources=Resources(
                 batch_size=batch_size,
                 max_pixels=MOST_PX,
@@ -235,7 +236,7 @@ def writer(
                 checkpointing=checkpointing,
             ),
         )
-    return made, meta.outline_chat(HUB[family], facts)
+    return made, meta.outline_chat(HUB[family], facts, targets)
 
 
 def _enlarge(processor: Any, family: str) -> None:

@@ -71,6 +71,7 @@ class Run:
             dtype=getattr(torch, config.writer.dtype),
             checkpointing=config.writer.checkpointing,
             batch_size=config.writer.batch_size,
+            targets=config.lora.targets,
         )
         sides, unit_px = [meter.sides_of(family)], self.outline.vision.unit_px
         self.pictures = picture_tokens(RULES[family], unit_px, sides, meter.MOST_PX)
@@ -207,6 +208,17 @@ def test_four_layers_in_full_precision(
 ) -> None:
     config = recipe(batch_size=4, dtype="float32", checkpointing=checkpointing)
     Run(family, config, monkeypatch, layers=4).check("DPO", *DRAWING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_adapters_on_two_layers_of_a_block(
+    checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe(batch_size=4, checkpointing=checkpointing)
+    lora = config.lora.model_copy(update={"targets": ["q_proj", "v_proj"]})
+    config = config.model_copy(update={"lora": lora})
+    Run("qwen2_vl", config, monkeypatch, layers=4).check("DPO", *DRAWING)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ _PARTS = (
     "moments",
     "activations",
     "cache",
+    "vLLM",
     "grounder",
     "writer",
     "reserve",

@@ -102,12 +102,15 @@ class Stage:
         return sum(self.parts.values())
 
 
-def plan_stages(config: IsrConfig, writer: Model, grounder: Model, devices: int) -> list[Stage]:
+def plan_stages(
+    config: IsrConfig, writer: Model, grounder: Model, devices: int, room: int = 0
+) -> list[Stage]:
     """Every stage that the recipe has, in the order of the run, the evaluations last.
 
     The grounder that rewards stays loaded beside the writer, unless they are on different devices.
     With several devices the batches of training are divided among them; each holds the models
-    whole, and draws, scores and grounds whole batches of its own.
+    whole, and draws, scores and grounds whole batches of its own. `room` are the free bytes of one,
+    of which vLLM takes its share where it draws.
     """
     apart = _place(config.writer.device) != _place(config.grounder.device)
     beside_writer = {} if apart else {"grounder": sum(grounder.resident().values())}
@@ -120,7 +123,7 @@ def plan_stages(config: IsrConfig, writer: Model, grounder: Model, devices: int)
     grounding = _grounding(config, grounder, beside_grounder)
     if config.rounds:
         found += [
-            _drawing("sampling", writer, config.samples, longest, beside_writer),
+            *_sampling(config, writer, beside_writer, room),
             grounding,
             _scoring(writer, longest, beside_writer),
             _fit("DPO", writer, config.dpo, devices, 2, longest, beside_writer),
@@ -255,6 +258,17 @@ def _drawing(
     widest = max(begin, end, key=lambda moment: sum(moment.values()))
     held = model.features(PROMPT_BATCHES * rows)
     return Stage(name, {**model.resident(), **held, **widest, **beside})
+
+
+def _sampling(config: IsrConfig, writer: Model, beside: dict[str, int], room: int) -> list[Stage]:
+    """The draws of a round, by the writer itself or by vLLM; none here where a server draws."""
+    sampler = config.sampler
+    if sampler.backend == "endpoint":
+        return []
+    if sampler.backend == "vllm":
+        taken = {"vLLM": round(sampler.memory * room)}
+        return [Stage("sampling", {**writer.resident(), **taken, **beside})]
+    return [_drawing("sampling", writer, config.samples, config.max_new_tokens, beside)]
 
 
 def _grounding(config: IsrConfig, grounder: Model, beside: dict[str, int]) -> Stage:

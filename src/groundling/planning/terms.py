@@ -178,10 +178,11 @@ def passing(text: TextShape, work: Work) -> int:
 
     Where b is 4, the product of up's adapter and that times α / r, 8 · f. Where b is 2, half as
     much, for the copy of down's input is not there yet, and 12 · h for the stream and its norm on
-    their way to float32 and back.
+    their way to float32 and back. Without adapters there, b · f for what down reads.
     """
-    stream = 3 * FULL * text.hidden if work.width < FULL else 0
-    return work.tokens * (2 * work.width * text.inner + stream)
+    h, f, b = text.hidden, text.inner, work.width
+    stream = 3 * FULL * h if b < FULL else 0
+    return work.tokens * ((2 if text.adapted & INTO_FEED_FORWARD else 1) * b * f + stream)
 
 
 def saved_by_beginning(text: TextShape, work: Work) -> int:
@@ -234,12 +235,13 @@ def forward_space(text: TextShape, work: Work) -> int:
 
     tokens · ((2b + 8) · f + (6 + 2d) · b · h) + mask: gate and up with the adapter's product in
     float32, twice; the embeddings, the stream and the features of d deeper layers of the tower,
-    twice. Where b is 2, 4 · h for an adapter's copy of its input. Where a block looks at picture
-    tokens or is recurrent, its own moment counts if that is wider.
+    twice. Where b is 2, 4 · h for an adapter's copy of its input. Without adapters there, 3b · f.
+    Where a block looks at picture tokens or is recurrent, its own moment counts if that is wider.
     """
     h, b = text.hidden, work.width
+    product = 2 * FULL if text.adapted & INTO_FEED_FORWARD else b
     copied = FULL * h if b < FULL else 0
-    wide = (2 * b + 2 * FULL) * text.inner + (6 + 2 * text.deep) * b * h + copied
+    wide = (2 * b + product) * text.inner + (6 + 2 * text.deep) * b * h + copied
     if text.recurrent:
         wide = max(wide, RECURRENT * FULL * text.recurrent_width)
     space = work.tokens * (wide + work.length * b)
