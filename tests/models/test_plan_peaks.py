@@ -25,6 +25,7 @@ from groundling.cli.plan import read_recipe
 from groundling.config import IsrConfig
 from groundling.models import chat, meta
 from groundling.models.base import Demonstration, GroundingExample, Preference, Sampling
+from groundling.models.grounding import Compute
 from groundling.models.ofa import OFAGrounder, OFAModel, grounder
 from groundling.models.ofa.config import published
 from groundling.models.ofa.inputs import prompt
@@ -242,13 +243,9 @@ class Judge:
         model.set_gradient_checkpointing(checkpointing)
         words = tiny_ofa.tokenizer(shape.vocab_size - 8192 - 1000, 8192, 1000)
         picture = Image.new("RGB", (640, 480))
-        self.grounder = OFAGrounder(
-            model,
-            words,
-            side_px=shape.patch_image_size or 0,
-            batch_size=32,
-            open_image=lambda _: picture,
-        )
+        compute = Compute(batch_size=32, open_image=lambda _: picture)
+        side_px = shape.patch_image_size or 0
+        self.grounder = OFAGrounder(model, words, compute, side_px=side_px)
         search = grounder.beam_search
 
         def made_up(*args: Any, **options: Any) -> Beams:
