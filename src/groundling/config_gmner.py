@@ -73,6 +73,8 @@ class TaggerConfig(Section):
     """bilstm: length of a word's vector."""
     hidden_size: Count = 200
     """bilstm: length of each direction's state."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products run in; weights are float32 either way."""
     device: Annotated[str, FREE] = "auto"
     """`cpu`, `cuda`, `cuda:1` …; `auto` is a GPU where there is one."""
     batch_size: Annotated[Count, FREE] = 64

@@ -93,7 +93,7 @@ class SequenceTagger(ABC, Generic[Inputs]):
         if not posts:
             raise InputError("a batch of posts without words; leave them out of the training")
         self.net.train()
-        scores = self.net(self.inputs(posts))
+        scores = self._scores(posts)
         lengths, gold = self._lengths(posts), self._gold(posts)
         if self.net.transitions.learned:
             lattice = self.net.transitions.lattice(scores, lengths)
@@ -101,6 +101,12 @@ class SequenceTagger(ABC, Generic[Inputs]):
         losses = nn.functional.cross_entropy(scores.transpose(1, 2), gold, reduction="none")
         here = torch.arange(gold.shape[1], device=gold.device) < lengths[:, None]
         return losses.masked_fill(~here, 0.0).sum() / len(batch)
+
+    def _scores(self, posts: Sequence[Post]) -> Tensor:
+        """(B, T, L) in float32; on the way there, matrix products run in `config.dtype`."""
+        dtype = torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self.net(self.inputs(posts)).float()
 
     def _lengths(self, posts: Sequence[Post]) -> Tensor:
         return torch.tensor([len(post.tokens) for post in posts], device=self.device)
@@ -131,7 +137,7 @@ class SequenceTagger(ABC, Generic[Inputs]):
         for start in range(0, len(order), self.config.batch_size):
             places = order[start : start + self.config.batch_size]
             batch = [posts[place] for place in places]
-            yield _Scored(places, self.net(self.inputs(batch)).double(), self._lengths(batch))
+            yield _Scored(places, self._scores(batch).double(), self._lengths(batch))
 
     @torch.no_grad()
     def _believed(
