@@ -32,8 +32,8 @@ POST = "Post: {text}\n"
 
 FORM = """\
 Answer with one JSON object and nothing else:
-{{"reasoning": "in at most {words} words: who or what each name is, and how the text{look} shows \
-it", "entities": [{{"name": "the name, copied from the post", "type": "{choices}"}}]}}
+{{"reasoning": "in at most {words} words: who or what each name is, and what in the text{look} \
+tells so", "entities": [{{"name": "the name, copied from the post", "type": "{choices}"}}]}}
 Where the post holds no named entity, "entities" is []."""
 """The form of the answer. Ours."""
 
