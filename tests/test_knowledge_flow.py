@@ -20,7 +20,7 @@ from groundling.data.knowledge import read_knowledge
 from groundling.errors import ConfigError, RunError
 from groundling.examples import Search
 from groundling.knowledge import Pool, Tally, Teller, tell_split
-from groundling.models.base import Question
+from groundling.models.base import Embedder, Question
 from groundling.models.embeddings import CharacterNgrams, Thumbnails
 from groundling.models.endpoints import Endpoint, endpoint_config
 from groundling.records import Entity, Failure, Post
@@ -29,6 +29,10 @@ from groundling.settings import load_config
 
 NAMES = ("Ann", "Ben", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo")
 EMBEDDERS = (CharacterNgrams(), Thumbnails())
+
+
+def embedders() -> tuple[Embedder, Embedder]:
+    return EMBEDDERS
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_the_examples_are_those_of_brute_force(
 ) -> None:
     asked, pool = posts[:12], posts[6:]
     config = settings(examples=4, text_weight=weights[0], image_weight=weights[1])
-    found = Pool(pool, EMBEDDERS, config).choose(asked)
+    found = Pool(pool, embedders, config).choose(asked)
     total = np.zeros((12, 34))
     parts = (lambda post: post.text), (lambda post: post.image or "")
     for weight, embedder, part in zip(weights, EMBEDDERS, parts, strict=True):
@@ -101,7 +105,7 @@ def test_no_post_is_shown_itself_by_id_or_by_text(posts: list[Post], search: str
     repeat = Post("q", tuple(word.upper() for word in posts[0].tokens), posts[0].entities)
     pool = [*posts, repeat]
     config = settings(examples=len(pool), choose="random" if search == "random" else "similarity")
-    choice = Pool(pool, EMBEDDERS, config, approximate() if search == "faiss" else nearest)
+    choice = Pool(pool, embedders, config, approximate() if search == "faiss" else nearest)
     for post, shown in zip(pool, choice.choose(pool), strict=True):
         ids = {one.id for one in shown}
         own = {"p0", "q"} if post.id in ("p0", "q") else {post.id}
@@ -112,23 +116,26 @@ def test_no_post_is_shown_itself_by_id_or_by_text(posts: list[Post], search: str
 
 def test_an_equal_text_of_another_split_is_not_shown_either(posts: list[Post]) -> None:
     stranger = Post("elsewhere", posts[3].tokens)
-    (shown,) = Pool(posts, EMBEDDERS, settings(examples=99)).choose([stranger])
+    (shown,) = Pool(posts, embedders, settings(examples=99)).choose([stranger])
     assert len(shown) == 39
     assert posts[3] not in shown
 
 
-def test_without_examples_or_weights_nothing_is_compared(posts: list[Post]) -> None:
+def test_what_does_not_count_is_not_opened(posts: list[Post]) -> None:
     class Refusing:
         def embed(self, _: Sequence[str]) -> Vectors:
             raise AssertionError("nobody needs these")
 
+    def closed() -> tuple[Embedder, Embedder]:
+        raise AssertionError("nobody needs these")
+
     texts, pictures = EMBEDDERS
-    none = Pool(posts, (Refusing(), Refusing()), settings(examples=0))
-    assert none.choose(posts) == [()] * 40
-    assert Pool([], (Refusing(), Refusing()), settings()).choose(posts[:1]) == [()]
-    by_text = Pool(posts, (texts, Refusing()), settings(image_weight=0))
+    assert Pool(posts, closed, settings(examples=0)).choose(posts) == [()] * 40
+    assert Pool([], closed, settings()).choose(posts[:1]) == [()]
+    assert len(Pool(posts, closed, settings(choose="random")).choose(posts[:1])[0]) == 5
+    by_text = Pool(posts, lambda: (texts, Refusing()), settings(image_weight=0))
     assert len(by_text.choose(posts[:1])[0]) == 5
-    by_picture = Pool(posts, (Refusing(), pictures), settings(text_weight=0))
+    by_picture = Pool(posts, lambda: (Refusing(), pictures), settings(text_weight=0))
     assert len(by_picture.choose(posts[:1])[0]) == 5
 
 
@@ -145,6 +152,12 @@ def test_settings_that_make_no_sense(changes: dict[str, object], why: str) -> No
     sound: dict[str, object] = {"endpoint": {"endpoint": "http://unused", "model": "m"}}
     with pytest.raises(ConfigError, match=why):
         load_config(KnowledgeConfig, None, sound | changes)
+
+
+def test_the_recipe_can_be_read() -> None:
+    recipe = Path(__file__).parents[1] / "recipes/gmner/knowledge.yaml"
+    config = load_config(KnowledgeConfig, recipe, {"endpoint.model": "m"})
+    assert (config.examples, endpoint_config(config.endpoint).model) == (5, "m")
 
 
 # --------------------------------------------------------------------------------------- the flow
@@ -179,7 +192,7 @@ def teller(tmp_path: Path, posts: list[Post]) -> Iterator[MakeTeller]:
         endpoint = Endpoint(endpoint_config({"endpoint": server.url, "model": "m", **quick}))
         endpoints.append(endpoint)
         config = settings(**{"examples": 2, **changes})
-        pool = Pool(posts, EMBEDDERS, config)
+        pool = Pool(posts, embedders, config)
         return Teller(endpoint.assistant(), pool, config, tmp_path / "answers/asked.jsonl")
 
     yield make
@@ -217,7 +230,7 @@ def test_pictures_are_shown_as_configured(
     changes = {"picture": own, "example_pictures": of_examples}
     with FaultServer(script=Explainer()) as server:
         asking = teller(server, **changes)
-        asking.tell(asked_about)
+        asking.tell(asking.with_examples(asked_about))
         sent = {re.findall(r"^Post: (.*)$", one.text, re.M)[-1]: one for one in server.asked}
     for post, shown in zip(asked_about, asking.pool.choose(asked_about), strict=True):
         paths = [one.image for one in shown] if of_examples else []
@@ -290,7 +303,8 @@ def test_a_picture_that_cannot_be_read_fails_its_post_alone(
 ) -> None:
     Path(str(posts[1].image)).write_bytes(b"no picture")
     with FaultServer(script=Explainer()) as server:
-        outcomes = teller(server).tell(posts[:5])
+        asking = teller(server)
+        outcomes = asking.tell(asking.with_examples(posts[:5]))
     assert [isinstance(one, Failure) for one in outcomes] == [False, True, False, False, False]
     assert isinstance(outcomes[1], Failure)
     assert outcomes[1].stage == "image"
@@ -316,17 +330,19 @@ class Stopping:
 
 
 def test_a_stopped_run_goes_on_with_what_is_missing(posts: list[Post], tmp_path: Path) -> None:
-    pool, journal = Pool(posts, EMBEDDERS, settings()), tmp_path / "asked.jsonl"
-    first, second = Stopping(17), Stopping(99)
+    pool = Pool(posts, embedders, settings())
+
+    def ask(assistant: Stopping, **changes: Any) -> list[str]:
+        asking = Teller(assistant, pool, settings(**changes), tmp_path / "asked.jsonl")
+        asking.tell(asking.with_examples(posts))
+        return assistant.asked
+
+    first = Stopping(17)
     with pytest.raises(KeyboardInterrupt):
-        Teller(first, pool, settings(), journal).tell(posts)
-    Teller(second, pool, settings(), journal).tell(posts)
-    assert first.asked + second.asked == [post.text for post in posts]
-    third = Stopping(99)
-    Teller(third, pool, settings(tolerate=0.5), journal).tell(posts)
-    assert not third.asked
-    Teller(third, pool, settings(words=30), journal).tell(posts[:3])
-    assert len(third.asked) == 3, "another question is asked anew"
+        ask(first)
+    assert first.asked + ask(Stopping(99)) == [post.text for post in posts]
+    assert ask(Stopping(99), tolerate=0.5) == []
+    assert len(ask(Stopping(99), words=30)) == 40, "another question is asked anew"
 
 
 def test_examples_are_told_with_their_reasons(
@@ -335,8 +351,9 @@ def test_examples_are_told_with_their_reasons(
     known = [Post(p.id, p.tokens, p.entities, knowledge=f"Reason {p.id}.") for p in posts]
     with FaultServer(script=Explainer()) as server:
         asking = teller(server)
-        pool = Pool(known, EMBEDDERS, asking.settings)
-        Teller(asking.assistant, pool, asking.settings, tmp_path / "j").tell(posts[:1])
+        pool = Pool(known, embedders, asking.settings)
+        knowing = Teller(asking.assistant, pool, asking.settings, tmp_path / "j")
+        knowing.tell(knowing.with_examples(posts[:1]))
         (asked,) = server.asked
     shown = [one.id for one in pool.choose(posts[:1])[0]]
     assert re.findall(r"^Why: Reason (\w+)\.$", asked.text, re.M) == shown

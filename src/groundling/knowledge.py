@@ -46,18 +46,15 @@ class Pool:
     def __init__(
         self,
         posts: Sequence[Post],
-        embedders: tuple[Embedder, Embedder],
+        open_embedders: Callable[[], tuple[Embedder, Embedder]],
         settings: KnowledgeConfig,
         search: Search = nearest,
     ) -> None:
-        """`embedders` are that of texts, and that of pictures."""
-        self._posts, self._settings, self._search = tuple(posts), settings, search
-        texts, pictures = embedders
-        self._parts: list[Part] = [
-            (settings.text_weight, texts, lambda post: post.text),
-            (settings.image_weight, pictures, lambda post: post.image or ""),
-        ]
-        self._vectors: list[Vectors] | None = None
+        """`open_embedders` gives that of texts and that of pictures, once they are needed."""
+        self._posts, self._open = tuple(posts), open_embedders
+        self._settings, self._search = settings, search
+        self._parts: list[Part] = []
+        self._vectors: list[Vectors] = []
         self._places: dict[tuple[str, str], set[int]] = {}
         for place, post in enumerate(self._posts):
             for sign in _signs(post):
@@ -79,17 +76,20 @@ class Pool:
         return [tuple(self._posts[place] for place in row) for row in found]
 
     def _views(self, posts: Sequence[Post]) -> list[View]:
-        if self._vectors is None:
+        if not self._parts:
+            texts, pictures = self._open()
+            parts: list[Part] = [
+                (self._settings.text_weight, texts, lambda post: post.text),
+                (self._settings.image_weight, pictures, lambda post: post.image or ""),
+            ]
+            self._parts = [part for part in parts if part[0]]  # without a weight nothing is opened
             self._vectors = self._embed(self._posts)
-        weights = [weight for weight, _, _ in self._parts if weight]
+        weights = [weight for weight, _, _ in self._parts]
         rows = zip(weights, self._embed(posts), self._vectors, strict=True)
         return [View(*row) for row in rows]
 
     def _embed(self, posts: Sequence[Post]) -> list[Vectors]:
-        """Vectors of all that counts: without a weight no picture is opened."""
-        return [
-            embedder.embed([*map(part, posts)]) for weight, embedder, part in self._parts if weight
-        ]
+        return [embedder.embed([*map(part, posts)]) for _, embedder, part in self._parts]
 
 
 def _signs(post: Post) -> tuple[tuple[str, str], ...]:
@@ -106,12 +106,17 @@ class Teller:
     settings: KnowledgeConfig
     journal: Path
 
-    def tell(self, posts: Sequence[Post], progress: Progress | None = None) -> list[Told | Failure]:
-        """The words about each post, or why there are none."""
-        items = [
+    def with_examples(self, posts: Sequence[Post]) -> list[Shown]:
+        """Each post with its examples, as they are shown: without pictures that are not."""
+        return [
             (self._seen(post), tuple(map(self._seen_example, shown)))
             for post, shown in zip(posts, self.pool.choose(posts), strict=True)
         ]
+
+    def tell(
+        self, items: Sequence[Shown], progress: Progress | None = None
+    ) -> list[Told | Failure]:
+        """The words about each post, or why there are none."""
         answers = ask_all(
             self.assistant,
             items,
@@ -177,8 +182,9 @@ def tell_split(name: str, teller: Teller, posts: Sequence[Post], out: Path, quie
     Raises RunError where more calls fail than are tolerated: then the words are left as they were,
     and the next call asks again for what failed.
     """
-    with Progress(f"knowledge {name}", len(posts), "posts", quiet=quiet) as progress:
-        outcomes = teller.tell(posts, progress)
+    items = teller.with_examples(posts)
+    with Progress(f"knowledge {name}", len(items), "posts", quiet=quiet) as progress:
+        outcomes = teller.tell(items, progress)
     told = [one for one in outcomes if isinstance(one, Told)]
     lost = [(p, one) for p, one in zip(posts, outcomes, strict=True) if isinstance(one, Failure)]
     write_failures(out / f"{name}.failures.jsonl", [({"id": p.id}, one) for p, one in lost])

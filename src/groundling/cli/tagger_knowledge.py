@@ -115,7 +115,7 @@ def _run(
     folder = args.out / ANSWERS
     with Assistants(config.endpoint, config.simulator, folder, config.seed) as assistants:
         endpoint = assistants.endpoint("knowledge", {})
-        pool = Pool(examples, open_embedders(config), config, open_search(config))
+        pool = Pool(examples, lambda: open_embedders(config), config, open_search(config))
         teller = Teller(endpoint.assistant(), pool, config, folder / "asked.jsonl")
         tallies = {
             split.name: tell_split(split.name, teller, split.posts, args.out, args.quiet)
