@@ -212,7 +212,7 @@ def test_each_post_gets_words_their_source_and_the_examples_shown(
             assert len(texts) == 3
             assert texts.count(texts[-1]) == 1, "no post sees its own annotation"
             assert asked.text.count('Marked: [{"name": ') == 2
-    assert tally == Tally(40, 40)
+    assert tally == Tally(40, 40, unseen=6)
     told = read_knowledge(tmp_path / "train.jsonl")
     assert [one.about for one in told] == [post.id for post in posts]
     assert told[0].knowledge == "Named entities: Ann (PER). I know Ann."
@@ -256,7 +256,7 @@ def test_an_endpoint_that_fails_loses_nothing(
         failed = [json.loads(line) for line in lines]
         assert [one["id"] for one in failed] == [p.id for p in posts if p.tokens[1] in stubborn]
         assert all(one["stage"] == "api" and "500" in one["reason"] for one in failed)
-        assert tell_split("train", asking, posts, tmp_path, quiet=True) == Tally(40, 40)
+        assert tell_split("train", asking, posts, tmp_path, quiet=True) == Tally(40, 40, unseen=6)
         assert not (tmp_path / "train.failures.jsonl").exists()
         again = {text.split()[1] for text, times in author.asked.items() if times == 2}
         assert again == set(stubborn)

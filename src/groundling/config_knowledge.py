@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from groundling.config import Count, Fraction
 from groundling.config_gmner import ExampleChoice, SimulatorConfig
-from groundling.settings import FREE
 
 __all__ = ["KnowledgeConfig"]
 
@@ -34,7 +33,9 @@ class KnowledgeConfig(ExampleChoice):
     """Answers asked for, until one can be read."""
     max_tokens: Count = 512
     """Longest answer, in tokens."""
-    tolerate: Annotated[Fraction, FREE] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes the random examples, and which answers of a simulated annotator are wrong."""
+    tolerate: Fraction = 0.0
     """Share of a split's questions that may fail at the endpoint; beyond it nothing is written."""
 
     @model_validator(mode="after")

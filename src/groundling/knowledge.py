@@ -164,16 +164,21 @@ def _pictures(item: Shown) -> tuple[str, ...]:
 
 @dataclass
 class Tally:
-    """Of how many posts of a split something is told, and why nothing of the others, by kind."""
+    """Of how many posts of a split something is told, and why nothing of the others, by kind.
+
+    `unseen` were asked about without a picture, for they have none, though pictures are shown.
+    """
 
     posts: int
     told: int = 0
+    unseen: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         """The part of a command's summary about a split."""
         failed = dict(self.failed.most_common())
-        return {"posts": self.posts, "told": self.told, "failed": failed}
+        counts = {"posts": self.posts, "told": self.told, "without_picture": self.unseen}
+        return {**counts, "failed": failed}
 
 
 def tell_split(name: str, teller: Teller, posts: Sequence[Post], out: Path, quiet: bool) -> Tally:
@@ -191,4 +196,5 @@ def tell_split(name: str, teller: Teller, posts: Sequence[Post], out: Path, quie
     stages = Counter(one.stage for _, one in lost)
     refuse_losses(name, stages, len(posts), teller.settings.tolerate)
     write_knowledge(out / f"{name}{LINES}", told)
-    return Tally(len(posts), len(told), Counter(kind_of(one) for _, one in lost))
+    unseen = sum(post.image is None for post in posts) if teller.settings.picture else 0
+    return Tally(len(posts), len(told), unseen, Counter(kind_of(one) for _, one in lost))

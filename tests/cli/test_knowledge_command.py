@@ -63,7 +63,8 @@ def test_what_an_llm_wrote_reaches_the_tagger_and_is_masked_from_its_loss(
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "words/train.jsonl: words about 5 of 6 posts"
     assert "1 × HTTP 500" in told[1]
-    assert told[2].startswith("words/dev.jsonl: ")
+    assert told[2] == "  6 were asked about without a picture"
+    assert told[3].startswith("words/dev.jsonl: ")
     assert told[-1].startswith("5 calls, "), "equal posts of other splits are asked about once"
 
     encoder = Path("encoder")
@@ -118,7 +119,7 @@ def test_the_same_command_asks_only_for_what_failed(capsys: pytest.CaptureFixtur
         assert main(command(server, "--split", "train", "--json")) == 0
         assert len(server.asked) == 1
     told = json.loads(capsys.readouterr().out)
-    assert told["splits"] == {"train": {"posts": 6, "told": 6, "failed": {}}}
+    assert told["splits"] == {"train": {"posts": 6, "told": 6, "without_picture": 6, "failed": {}}}
     assert (told["out"], told["calls"]) == ("words", 1)
     assert {path.name for path in Path("words").iterdir()} == {"train.jsonl", "answers"}
 
@@ -157,7 +158,7 @@ def test_the_whole_path_with_the_simulated_annotator(
     summary = json.loads(capsys.readouterr().out)
     splits = read_texts(TextData(source="world", knowledge="knowing"), ["train", "dev"])
     for name, posts in splits.items():
-        counts = {"posts": len(posts), "told": len(posts), "failed": {}}
+        counts = {"posts": len(posts), "told": len(posts), "without_picture": 0, "failed": {}}
         assert summary["splits"][name] == counts
         for post in posts:
             for entity in post.entities:

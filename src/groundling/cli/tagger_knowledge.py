@@ -173,4 +173,6 @@ def _lines(told: dict[str, Any]) -> list[str]:
     for name, split in told["splits"].items():
         told_of = f"words about {split['told']} of {split['posts']} posts"
         lines += [f"{told['out']}/{name}.jsonl: {told_of}", *told_failures(split["failed"])]
+        if split["without_picture"]:
+            lines.append(f"  {split['without_picture']} were asked about without a picture")
     return lines
