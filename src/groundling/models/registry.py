@@ -143,14 +143,25 @@ def open_tagger(
         if folder is not None:
             return BilstmTagger.load(folder, scheme, config, device)
         return BilstmTagger.fresh(scheme, config, device, seed, posts)
+    if config.backend == "spacy":
+        from groundling.models.taggers.spacy_pipeline import SpacyTagger
+
+        return SpacyTagger.open(scheme, config, folder)
+    if config.backend == "generative":
+        from groundling.models.taggers.generative import GenerativeTagger
+
+        if folder is not None:
+            return GenerativeTagger.load(folder, scheme, config, device)
+        named = _checkpoint("generative", config.path, "tagger")
+        return GenerativeTagger.fresh(named, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
     if folder is not None:
         return EncoderTagger.load(folder, scheme, config, device)
     from groundling.models.embeddings import packaged_minilm
 
-    named = config.path
-    checkpoint = packaged_minilm() if named is None else _checkpoint("encoder", named, "encoder")
+    path = config.path
+    checkpoint = packaged_minilm() if path is None else _checkpoint("encoder", path, "encoder")
     return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
 
 
