@@ -55,15 +55,15 @@ class TaggerConfig(Section):
     """`encoder`: a pre-trained encoder of Hugging Face; `bilstm`: trained from scratch;
     `generative`: a BART or T5 that points at words; `spacy`: a pipeline of spaCy as it is."""
     path: str | None = None
-    """encoder: folder or hub name of its weights; null is MiniLM, of the extra `minilm`;
-    generative: the same, never null; spacy: folder or package, null is that of the extra `spacy`."""
+    """encoder, generative: folder or hub name of its weights; spacy: folder or package. null is
+    MiniLM (encoder) or the small English pipeline (spacy), of the extras of these names."""
     head: Literal["crf", "linear"] = "crf"
     """What makes labels of words: a linear chain, or each word by itself."""
     max_length: Annotated[int, Field(ge=8)] = 128
     """encoder, generative: pieces read at once (ReFineG: 128); longer posts go in overlapping
     windows."""
     knowledge: bool = False
-    """encoder, generative: whether it reads a post's knowledge after the post, as far as it fits."""
+    """encoder, generative: whether a post's knowledge is read after it, as far as it fits."""
     characters: bool = False
     """encoder: whether a convolution over each word's characters stands beside the encoder."""
     dropout: Dropout = 0.1

@@ -28,7 +28,7 @@ from groundling.calibration import choose_temperature
 from groundling.config_gmner import TaggerConfig
 from groundling.errors import InputError
 from groundling.metrics import Floats
-from groundling.models.taggers.labels import Labels, Span
+from groundling.models.taggers.labels import Span
 from groundling.models.taggers.ontonotes import types_of_labels
 from groundling.models.taggers.saved import Facts, read_facts, write_facts
 from groundling.records import Failure, Mention, Post, Scheme
@@ -85,8 +85,8 @@ class SpacyTagger:
         """Write `tagger.json` and the pipeline's name and version; the pipeline stays its own."""
         if not team.leads():
             return
-        types = Labels(self.scheme.types).types
-        write_facts(folder, Facts(self.scheme.name, types, self.config, self.temperature))
+        scheme = self.scheme
+        write_facts(folder, Facts(scheme.name, scheme.types, self.config, self.temperature))
         text = json.dumps(self._identity(), indent=2) + "\n"
         (folder / PIPELINE).write_text(text, encoding="utf-8")
 
@@ -148,7 +148,7 @@ class SpacyTagger:
         """Refused."""
         _refuse()
 
-    def loss(self, batch: Sequence[Post]) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, batch: Sequence[Post]) -> torch.Tensor:  # noqa: ARG002  # the protocol's
         """Refused."""
         _refuse()
 
@@ -199,25 +199,25 @@ class _Replay:
 
     def paths(self, docs: Sequence[Any]) -> list[_Path]:
         """The path through each text, as the pipeline left it but for its entities, which go."""
+        if not any(map(len, docs)):
+            return [_Path(self._names, np.zeros((0, len(self._names))), []) for _ in docs]
         for doc in docs:
             doc.set_ents([], default="missing")  # else they would bind the moves
-        moves, ways = self._recogniser.moves, [([], []) for _ in docs]
-        going = [
-            (state, way)
-            for state, way in zip(moves.init_batch(docs), ways, strict=True)
-            if not state.is_final()
-        ]
+        moves = self._recogniser.moves
+        states = moves.init_batch(docs)
         network = self._recogniser.model.predict(docs)
-        while going:
-            states = [state for state, _ in going]
-            scores = np.ascontiguousarray(network.predict(states), dtype=np.float32)
-            for (state, (rows, taken)), row in zip(going, scores, strict=True):
+        steps: list[list[Floats]] = [[] for _ in docs]
+        while going := [place for place, state in enumerate(states) if not state.is_final()]:
+            here = [states[place] for place in going]
+            scores = np.ascontiguousarray(network.predict(here), dtype=np.float32)
+            for place, state, row in zip(going, here, scores, strict=True):
                 allowed = [moves.is_valid(state, name) for name in self._names]
-                rows.append(np.where(allowed, row.astype(float), -np.inf))
-                taken.append(int(rows[-1].argmax()))
-            self._recogniser.transition_states(states, scores)
-            going = [one for one in going if not one[0].is_final()]
-        return [_Path(self._names, np.array(rows), taken) for rows, taken in ways]
+                steps[place].append(np.where(allowed, row.astype(float), -np.inf))
+            self._recogniser.transition_states(here, scores)
+        return [
+            _Path(self._names, np.array(rows), [int(row.argmax()) for row in rows])
+            for rows in steps
+        ]
 
 
 def open_pipeline(path: str | None) -> Any:
