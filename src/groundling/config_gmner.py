@@ -52,16 +52,13 @@ class TaggerConfig(Section):
     """The model that finds mentions in a text (ReFineG: xlm-roberta-large with a CRF)."""
 
     backend: Literal["encoder", "bilstm", "generative", "spacy"] = "encoder"
-    """`encoder`: a pre-trained encoder of Hugging Face; `bilstm`: trained from scratch;
-    `generative`: a BART or T5 that points at words; `spacy`: a pipeline of spaCy as it is."""
+    """A pre-trained encoder; from scratch; a BART or T5 that points at words; spaCy as it is."""
     path: str | None = None
-    """encoder, generative: folder or hub name of its weights; spacy: folder or package. null is
-    MiniLM (encoder) or the small English pipeline (spacy), of the extras of these names."""
+    """Folder or hub name of weights (spacy: or package); null is that of `minilm` or `spacy`."""
     head: Literal["crf", "linear"] = "crf"
     """What makes labels of words: a linear chain, or each word by itself."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """encoder, generative: pieces read at once (ReFineG: 128); longer posts go in overlapping
-    windows."""
+    """encoder, generative: pieces read at once (ReFineG: 128); longer posts go in windows."""
     knowledge: bool = False
     """encoder, generative: whether a post's knowledge is read after it, as far as it fits."""
     characters: bool = False
@@ -78,7 +75,7 @@ class TaggerConfig(Section):
     """bilstm: length of each direction's state."""
     beams: Count = 1
     """generative: taggings that its search keeps; 1 is greedy (BARTNER, flat entities: 1)."""
-    labels: dict[str, str | None] = Field(default_factory=dict)
+    labels: dict[str, str | None] = Field(default={})
     """spacy: a type for a label of the pipeline where it is not the usual one; null drops it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What matrix products run in; weights are float32 either way."""

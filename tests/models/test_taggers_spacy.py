@@ -159,7 +159,7 @@ def test_entities_come_with_the_probability_of_their_moves(pipeline: Path) -> No
 
 @needs_spacy
 def test_posts_do_not_depend_on_the_company(pipeline: Path) -> None:
-    odd = post("Paul \u200b \ufffd York in the New")
+    odd = Post("odd", ("Paul", "", "\u200b", "\ufffd", " ", "York"))
     tagger = tagger_of(pipeline, batch_size=3)
     together = tagger.tag([*POSTS, odd])
     alone = [tagger.tag([one])[0] for one in (*POSTS, odd)]

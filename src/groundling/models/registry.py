@@ -152,16 +152,16 @@ def open_tagger(
 
         if folder is not None:
             return GenerativeTagger.load(folder, scheme, config, device)
-        named = _checkpoint("generative", config.path, "tagger")
-        return GenerativeTagger.fresh(named, scheme, config, device, seed)
+        weights = _checkpoint("generative", config.path, "tagger")
+        return GenerativeTagger.fresh(weights, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
     if folder is not None:
         return EncoderTagger.load(folder, scheme, config, device)
     from groundling.models.embeddings import packaged_minilm
 
-    path = config.path
-    checkpoint = packaged_minilm() if path is None else _checkpoint("encoder", path, "encoder")
+    named = config.path
+    checkpoint = packaged_minilm() if named is None else _checkpoint("encoder", named, "encoder")
     return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
 
 

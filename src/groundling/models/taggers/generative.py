@@ -206,8 +206,8 @@ class GenerativeTagger:
     def tag(self, posts: Sequence[Post]) -> list[list[Mention] | Failure]:
         """The mentions of the most probable sequence that the search finds for each post."""
         found = dict(self._written([post for post in posts if post.tokens]))
-        numbers = iter(range(len(posts)))
-        return [self._mentions(found[next(numbers)]) if post.tokens else [] for post in posts]
+        written = iter([found[place] for place in range(len(found))])
+        return [self._mentions(next(written)) if post.tokens else [] for post in posts]
 
     def _mentions(self, written: _Written | Failure) -> list[Mention] | Failure:
         if isinstance(written, Failure):

