@@ -18,7 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
+
+# In transformers 5.17 the public name demands torchvision; the class itself does without.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from groundling.errors import ImageError, InputError
 from groundling.images import load_image
