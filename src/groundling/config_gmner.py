@@ -34,18 +34,56 @@ __all__ = [
     "TaggerOptimiser",
     "TaggingConfig",
     "TextData",
+    "UncertaintyConfig",
+    "VisionConfig",
 ]
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TextData(Section):
-    """Posts to tag; their pictures are not needed."""
+    """Posts to tag; their pictures are needed only where `tagger.vision` is set."""
 
     source: str
     """A Twitter-GMNER folder (`txt/`, `xml/`) or a folder of posts, `SPLIT.jsonl`."""
+    images: str | None = None
+    """Folder of a release's pictures; files of posts name their own."""
     knowledge: str | None = None
     """Folder of words about each post (PGIM): `train.txt`, `valid.txt`, `test.txt`."""
+
+
+class VisionConfig(Section):
+    """How a tagger looks at pictures: words attend to patches, through a gate (UMT)."""
+
+    encoder: str = "cnn"
+    """`cnn`, trained from scratch; or folder or hub name of a frozen CLIP, SigLIP or ViT."""
+    grid: Count = 8
+    """cnn: patches along each side of a picture, of 8 pixels each."""
+    width: Count = 64
+    """Length of what a word takes from a picture; a multiple of `heads`."""
+    heads: Count = 4
+    """Heads of the attention to patches (UMT: 12)."""
+    hidden: Fraction = 0.1
+    """Share of pictures that training hides, so that it learns "no picture" too."""
+    cache_mb: Annotated[Count, FREE] = 1024
+    """Memory for what was read of pictures; it is read again where that is too little."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> VisionConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+class UncertaintyConfig(Section):
+    """Whose probabilities a confidence averages."""
+
+    kind: Literal["marginal", "mc-dropout", "ensemble"] = "marginal"
+    """`marginal`: one tagger's; `mc-dropout`: with dropout on; `ensemble`: of several seeds."""
+    count: Count = 5
+    """mc-dropout: passes over each post; ensemble: taggers, trained one after another."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """mc-dropout: changes what the passes leave out."""
 
 
 class TaggerConfig(Section):
@@ -73,12 +111,21 @@ class TaggerConfig(Section):
     """bilstm: length of a word's vector."""
     hidden_size: Count = 200
     """bilstm: length of each direction's state."""
+    vision: VisionConfig | None = None
+    """Whether it looks at the posts' pictures, and how; null reads the text alone."""
+    uncertainty: UncertaintyConfig = UncertaintyConfig()
+    """Where confidences come from."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What matrix products run in; weights are float32 either way."""
     device: Annotated[str, FREE] = "auto"
     """`cpu`, `cuda`, `cuda:1` …; `auto` is a GPU where there is one."""
     batch_size: Annotated[Count, FREE] = 64
     """Posts that run together outside training; results differ by rounding only."""
+
+    @property
+    def single(self) -> TaggerConfig:
+        """The same tagger with nothing averaged, such as a member of an ensemble."""
+        return self.model_copy(update={"uncertainty": UncertaintyConfig()})
 
 
 class TaggerOptimiser(Optimiser):
@@ -124,6 +171,12 @@ class TaggingConfig(Section):
     def _knows_where_knowledge_is(self) -> TaggingConfig:
         if self.tagger.knowledge and self.data.knowledge is None:
             raise ValueError("tagger.knowledge needs data.knowledge: the folder of the words")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_it_averages(self) -> TaggingConfig:
+        if self.tagger.uncertainty.kind == "ensemble" and self.tuning is None:
+            raise ValueError("an ensemble needs tuning: its members differ by their training")
         return self
 
 

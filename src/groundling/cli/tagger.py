@@ -69,6 +69,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     tag.add_argument("--split", default="test", help="the split of a folder (default: test)")
     tag.add_argument("--knowledge", type=Path, metavar="FILE", help="words about the posts (PGIM)")
     tag.add_argument(
+        "--images", type=Path, metavar="DIR", help="a release's pictures, for what looks at them"
+    )
+    tag.add_argument(
         "--out", required=True, type=Path, metavar="PRED.jsonl", help="predictions, a post a line"
     )
     tag.add_argument("--device", help="override the recipe's device: cpu, cuda, cuda:1 …")
@@ -113,7 +116,7 @@ def run_tag(args: argparse.Namespace) -> int:
     from groundling.gmner import work_folder
     from groundling.tagging import open_fitted, read_split, tag_split, ungrounded
 
-    posts = read_split(args.src, args.split, args.knowledge)
+    posts = read_split(args.src, args.split, args.knowledge, args.images)
     tagger, name = open_fitted(args.run, args.device)
     found = tag_split(tagger, posts, work_folder(args.out), args.src.name, args.quiet, name)
     predictions = ungrounded(posts, found)
@@ -127,9 +130,8 @@ def run_tag(args: argparse.Namespace) -> int:
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """F1 in percent by split and rule, and how good the confidences are."""
     fit = metrics["fit"]
-    chosen = f"epoch {fit['best_epoch']} of {len(fit['dev_mner_f1'])}, the best on dev"
     lines = [
-        f"{chosen if fit['best_epoch'] else 'not trained'}; temperature {fit['temperature']:.2f}",
+        f"{_chosen(fit)}; temperature {fit['temperature']:.2f}",
         "",
         f"{'':6}{'rule':8}{'MNER F1':>10}{'GMNER F1':>10}   with every entity said to be absent",
     ]
@@ -146,3 +148,14 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
                 f"{after['ece']:.4f}; area under risk and coverage {after['aurc']:.4f}"
             )
     return "\n".join(lines)
+
+
+def _chosen(fit: Mapping[str, Any]) -> str:
+    """The epochs that were kept, of an ensemble those of each member."""
+    members = fit.get("members", [fit])
+    if not members[0]["best_epoch"]:
+        return "not trained"
+    told = [f"{one['best_epoch']} of {len(one['dev_mner_f1'])}" for one in members]
+    if len(told) == 1:
+        return f"epoch {told[0]}, the best on dev"
+    return f"{len(told)} members, epochs {', '.join(told)}, the best on dev"

@@ -34,6 +34,12 @@ def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
     weights = {name: team.whole(tensor.detach()) for name, tensor in net.state_dict().items()}
     if not team.leads():
         return
+    write_facts(folder, facts)
+    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Write `tagger.json` alone."""
     folder.mkdir(parents=True, exist_ok=True)
     told = {
         "scheme": facts.scheme,
@@ -42,7 +48,6 @@ def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
         "config": facts.config.model_dump(mode="json"),
     }
     (folder / FACTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
 
 
 def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
@@ -66,7 +71,13 @@ def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
             f"{folder}: it finds {', '.join(facts.types)}; scheme {scheme.name} has "
             f"{', '.join(scheme.types)}"
         )
-    here = {"device": wanted.device, "batch_size": wanted.batch_size}
+    kinds = (stored.uncertainty.kind, wanted.uncertainty.kind)
+    if "ensemble" in kinds and stored.uncertainty != wanted.uncertainty:
+        raise InputError(
+            f"{folder}: {stored.uncertainty.kind} of {stored.uncertainty.count}, not "
+            f"{wanted.uncertainty.kind} of {wanted.uncertainty.count}; fit it anew"
+        )
+    here = {name: getattr(wanted, name) for name in ("device", "batch_size", "uncertainty")}
     return Facts(facts.scheme, facts.types, stored.model_copy(update=here), facts.temperature)
 
 
