@@ -98,9 +98,9 @@ class Pictures:
                 "tagger.vision: no post to learn from has a picture; name their folder "
                 "(data.images), or leave tagger.vision out"
             )
-        faults = {post.id: fault for post in posts if (fault := self.fault(post)) is not None}
+        faults = [(post.id, fault) for post in posts if (fault := self.fault(post)) is not None]
         if faults:
-            first, fault = next(iter(faults.items()))
+            first, fault = faults[0]
             raise InputError(
                 f"tagger.vision: {len(faults)} of {len(posts)} posts to learn from name a picture "
                 f"that cannot be read, first {first}: {fault.reason}"
