@@ -356,15 +356,23 @@ def conclude(run: RunDir, config: TaggingConfig) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ in use
 
 
+def fitted_config(path: Path) -> TaggingConfig | RefinegConfig:
+    """The configuration of a run of `groundling tagger fit` or `groundling refineg`.
+
+    Raises RunError where there is none.
+    """
+    try:
+        return stored_config(path, TaggingConfig)
+    except RunError:
+        return stored_config(path, RefinegConfig)
+
+
 def open_fitted(path: Path, device: str | None = None) -> tuple[FittedTagger, str]:
     """The tagger of a run of `groundling tagger fit` or `groundling refineg`, and its own name.
 
     On `device` where that is given. Raises RunError where there is none.
     """
-    try:
-        config: TaggingConfig | RefinegConfig = stored_config(path, TaggingConfig)
-    except RunError:
-        config = stored_config(path, RefinegConfig)
+    config = fitted_config(path)
     if not (path / "fit.json").is_file():
         raise RunError(f"{path}: its tagger is not fitted yet; the command that began it goes on")
     tagger = (

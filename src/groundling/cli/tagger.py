@@ -114,7 +114,13 @@ def run_tag(args: argparse.Namespace) -> int:
     check_out(args)
     hush_libraries()
     from groundling.gmner import work_folder
-    from groundling.tagging import open_fitted, read_split, tag_split, ungrounded
+    from groundling.tagging import (
+        fitted_config,
+        open_fitted,
+        read_split,
+        tag_split,
+        ungrounded,
+    )
 
     posts = read_split(args.src, args.split, args.knowledge, args.images)
     tagger, name = open_fitted(args.run, args.device)
@@ -123,7 +129,10 @@ def run_tag(args: argparse.Namespace) -> int:
     write_predictions(args.out, predictions, keep_unknown=True)  # the tagger's own types
     failed = sum(post.failure is not None for post in predictions)
     mentions = sum(len(post.predictions) for post in predictions)
-    print(f"{args.out}: {len(posts)} posts, {mentions} mentions, {failed} error records")
+    told = f"{args.out}: {len(posts)} posts, {mentions} mentions, {failed} error records"
+    if fitted_config(args.run).tagger.vision is not None:
+        told += f", {sum(post.image is None for post in posts)} without a picture"
+    print(told)
     return int(bool(failed))
 
 
