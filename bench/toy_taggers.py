@@ -156,6 +156,9 @@ def page(
 def _cells(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield _spread([_f1(run) for run in runs], 2)
     figures = [run["scores"]["test"]["confidence"] for run in runs]
+    if any(one["calibrated"]["answers"] == 0 for one in figures):
+        yield from ["–"] * 5
+        return
     for name in ("ece", "brier", "nll"):
         sides = ([one[side][name] for one in figures] for side in ("as_fitted", "calibrated"))
         yield " → ".join(_spread(side, 3) for side in sides)

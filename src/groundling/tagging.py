@@ -1,6 +1,7 @@
 """A tagger from labelled posts to calibrated mentions: fit, choose the epoch, calibrate, score.
 
-    tagger/                     the tagger of the best epoch on dev, with its temperature
+    tagger/                     the tagger of the best epoch on dev, with its temperature; of an
+                                ensemble, each member in a folder
     predictions/SPLIT.jsonl     its mentions, all said to be absent from the picture
     scores/SPLIT.json           F1 of the mentions, of GMNER so, and how good the confidences are
     metrics.json                the epochs, the temperature and all scores
@@ -113,7 +114,8 @@ def fit(
 ) -> None:
     """Train on `train`, keep the epoch of the best F1 on `dev`, calibrate there.
 
-    `after` are the stages that the posts come from.
+    The members of an ensemble are trained one after another. `after` are the stages that the posts
+    come from.
     """
     stage = run.stage("fit", after=after)
     if stage.done:

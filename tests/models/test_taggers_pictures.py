@@ -330,3 +330,15 @@ def test_passes_with_dropout_see_the_same_picture(posts: dict[str, list[Post]]) 
     emissions = [lattice.emissions for lattice in made.lattices(posts["test"])]
     assert len(emissions) == 3
     assert not torch.equal(emissions[0], emissions[1])
+
+
+@makers
+def test_it_looks_in_bfloat16_too(make: Maker, posts: dict[str, list[Post]]) -> None:
+    tagger = make(posts["train"], VISION, dtype="bfloat16")
+    tagger.loss(posts["train"]).backward()  # type: ignore[no-untyped-call]
+    gradients = [weight.grad for weight in tagger.trainable().values()]
+    assert all(one is not None and one.isfinite().all() for one in gradients)
+    exact = make(posts["train"], VISION).lattices(posts["test"])[0].emissions
+    rough = tagger.lattices(posts["test"])[0].emissions
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, atol=0.1, rtol=0.1)
