@@ -17,6 +17,8 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    ResNetConfig,
+    ResNetModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     ViTConfig,
@@ -301,6 +303,14 @@ def test_what_is_no_encoder_of_pictures_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "bert", tmp_path):
         with pytest.raises(InputError, match="no encoder of pictures that can be opened"):
             Tower.published(str(path), "cpu")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match="cannot look at a picture"):
+        Tower.published(str(tmp_path / "bert"), "cpu")
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}
+    ResNetModel(ResNetConfig(**sizes, layer_type="basic")).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
+    with pytest.raises(InputError, match="gives no patches, or not as many for every picture"):
+        Tower.published(str(tmp_path / "resnet"), "cpu")
 
 
 # ------------------------------------------------------------------------------------- settings

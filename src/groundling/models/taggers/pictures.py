@@ -29,6 +29,7 @@ from groundling.records import Failure, Post
 
 CNN = "cnn"
 PATCH_PX = 8
+_WANTED = "wanted CLIP, SigLIP or a ViT, or cnn"
 TOWER = "tower"
 """Folder of a stored tagger's frozen encoder of pictures."""
 
@@ -122,7 +123,9 @@ class Tower:
     @classmethod
     def published(cls, path: str, device: str) -> Tower:
         """From a folder or hub name. Raises InputError for what is none."""
-        return cls(*_opened(path, lambda: _pretrained(path)), device)
+        made = cls(*_opened(path, lambda: _pretrained(path)), device)
+        made._try(path)
+        return made
 
     @classmethod
     def stored(cls, folder: Path, device: str) -> Tower:
@@ -138,6 +141,18 @@ class Tower:
         self._processor.save_pretrained(folder)
         weights = {name: w.cpu().contiguous() for name, w in self.net.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
+
+    def _try(self, path: str) -> None:
+        """Look at pictures of two shapes. Raises InputError where that does not give patches."""
+        try:
+            shapes = {self.look(Image.new("RGB", size)).shape for size in ((32, 32), (32, 96))}
+        except (AttributeError, TypeError, ValueError, RuntimeError) as fault:
+            reason = str(fault).partition("\n")[0]
+            raise InputError(f"{path}: cannot look at a picture ({reason}); {_WANTED}") from fault
+        if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
+            raise InputError(
+                f"{path}: gives no patches, or not as many for every picture; {_WANTED}"
+            )
 
     @torch.no_grad()
     def look(self, picture: Image.Image) -> Tensor:
@@ -205,7 +220,6 @@ def _opened(path: str | Path, opening: Callable[[], tuple[Any, Any]]) -> tuple[A
     except (OSError, ValueError) as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(
-            f"{path}: no encoder of pictures that can be opened: {reason}; wanted CLIP, SigLIP or "
-            "a ViT, or cnn"
+            f"{path}: no encoder of pictures that can be opened: {reason}; {_WANTED}"
         ) from fault
     return model, processor
