@@ -132,6 +132,15 @@ def test_an_untrained_ensemble_is_refused() -> None:
         load_config(TaggingConfig, None, wrong)
 
 
+@pytest.mark.parametrize("backend", ["generative", "spacy"])
+def test_what_a_kind_of_tagger_cannot_do_is_refused(backend: str) -> None:
+    given = {"data.source": "x", "tuning": None, "tagger.backend": backend}
+    with pytest.raises(ConfigError, match=f"backend {backend} does not look at pictures"):
+        load_config(TaggingConfig, None, {**given, "tagger.vision.encoder": "cnn"})
+    with pytest.raises(ConfigError, match=f"backend {backend} has marginal alone"):
+        load_config(TaggingConfig, None, {**given, "tagger.uncertainty.kind": "mc-dropout"})
+
+
 # ---------------------------------------------------------------------------------------- pictures
 
 
@@ -167,7 +176,7 @@ def test_pictures_of_a_release_are_looked_at(
 
     assert tag("said.jsonl") == 0
     assert list(read_predictions(tmp_path / "said.jsonl")) == list(said)
-    assert "1 without a picture" in capsys.readouterr().out
+    assert "1 of 6 posts have no picture" in capsys.readouterr().out
     (images / "p7.jpg").write_bytes(b"no picture")
     assert tag("again.jsonl") == 1
     failures = {one.id: one.failure for one in read_predictions(tmp_path / "again.jsonl")}

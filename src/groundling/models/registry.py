@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from groundling.config import GrounderConfig, IsrConfig, LoraConfig, WriterConfig
-from groundling.config_gmner import InContextConfig, TaggerConfig
+from groundling.config_gmner import ExampleChoice, TaggerConfig
 from groundling.errors import InputError
 from groundling.models.base import (
     Case,
@@ -160,6 +160,17 @@ def open_tagger(
         if folder is not None:
             return BilstmTagger.load(folder, scheme, config, device)
         return BilstmTagger.fresh(scheme, config, device, seed, posts)
+    if config.backend == "spacy":
+        from groundling.models.taggers.spacy_pipeline import SpacyTagger
+
+        return SpacyTagger.open(scheme, config, folder)
+    if config.backend == "generative":
+        from groundling.models.taggers.generative import GenerativeTagger
+
+        if folder is not None:
+            return GenerativeTagger.load(folder, scheme, config, device)
+        weights = _checkpoint("generative", config.path, "tagger")
+        return GenerativeTagger.fresh(weights, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
     if folder is not None:
@@ -179,7 +190,7 @@ def open_ensemble(config: TaggerConfig, scheme: Scheme, folders: Sequence[Path])
     return EnsembleTagger(list(map(member, opened)), scheme, config)
 
 
-def open_embedders(settings: InContextConfig) -> tuple[Embedder, Embedder]:
+def open_embedders(settings: ExampleChoice) -> tuple[Embedder, Embedder]:
     """What makes vectors of texts, and of pictures. Raises InputError for what is no encoder."""
     from groundling.models.embeddings import open_picture_embedder, open_text_embedder
 
