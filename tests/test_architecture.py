@@ -23,6 +23,7 @@ GROUPS = {
             "atomic",
             "config",
             "config_gmner",
+            "config_tagger",
             "config_knowledge",
             "drawing",
             "images",

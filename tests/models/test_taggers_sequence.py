@@ -97,8 +97,9 @@ def test_the_loss_of_a_crf_is_minus_the_log_probability_of_the_gold_labels(make:
     single = [-tagger.loss([one]).item() for one in POSTS]
     assert tagger.loss(POSTS).item() == pytest.approx(-sum(single) / len(POSTS), rel=1e-4)
     for one, expected in zip(POSTS, single, strict=True):
-        (believed,) = tagger.posteriors([one])
-        assert not isinstance(believed, Failure)
+        (belief,) = tagger.beliefs([one])
+        assert not isinstance(belief, Failure)
+        (believed,) = belief.members
         labels = tagger.labels.encode(one)
         score = believed.ahead[0, labels[0]]
         for t in range(1, len(labels)):

@@ -79,7 +79,13 @@ def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
             f"{folder}: it finds {', '.join(facts.types)}; scheme {scheme.name} has "
             f"{', '.join(scheme.types)}"
         )
-    here = {"device": wanted.device, "batch_size": wanted.batch_size}
+    kinds = (stored.uncertainty.kind, wanted.uncertainty.kind)
+    if "ensemble" in kinds and stored.uncertainty != wanted.uncertainty:
+        raise InputError(
+            f"{folder}: {stored.uncertainty.kind} of {stored.uncertainty.count}, not "
+            f"{wanted.uncertainty.kind} of {wanted.uncertainty.count}; fit it anew"
+        )
+    here = {name: getattr(wanted, name) for name in ("device", "batch_size", "uncertainty")}
     return Facts(facts.scheme, facts.types, stored.model_copy(update=here), facts.temperature)
 
 
