@@ -13,19 +13,20 @@ from pydantic import Field, model_validator
 from groundling.config import (
     Count,
     Fraction,
-    GmnerData,
     NonNegative,
     Optimiser,
     Positive,
     ToyworldData,
 )
-from groundling.settings import FREE, Section
+from groundling.records import SCHEMES, Scheme
+from groundling.settings import FREE, FreeKeys, Section
 
 __all__ = [
     "GmnerConfig",
     "GroundingConfig",
     "InContextConfig",
     "LabelledData",
+    "PostsData",
     "RefinegConfig",
     "RefinementConfig",
     "SimulatorConfig",
@@ -37,6 +38,33 @@ __all__ = [
 ]
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+EndpointKeys = Annotated[
+    dict[str, Any],
+    FreeKeys(
+        frozenset(
+            {
+                "endpoint",
+                "api_key_env",
+                "concurrency",
+                "connect_timeout_s",
+                "read_timeout_s",
+                "total_timeout_s",
+                "attempts",
+                "backoff_s",
+                "longest_backoff_s",
+                "longest_wait_s",
+                "give_up_after",
+                "price_input",
+                "price_output",
+                "budget",
+                "picture_tokens",
+            }
+        )
+    ),
+]
+"""Keys of an endpoint. Where it is, how long it is waited for and what it may cost change no
+result: a run that was stopped by any of these goes on with others."""
 
 
 class TextData(Section):
@@ -130,7 +158,7 @@ class TaggingConfig(Section):
 class SynthesisConfig(Section):
     """Labelled sentences from an LLM (ReFineG, training stage; its numbers where known)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as another `model`."""
     sentences: Count = 10
     """Sentences a question; a seed post with entities has two questions, else one (ReFineG: 10)."""
@@ -159,7 +187,7 @@ class SynthesisConfig(Section):
 class RefinementConfig(Section):
     """Uncertain mentions go to a multimodal LLM (ReFineG, refinement stage)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as another `model`."""
     budget: Fraction = 0.3
     """Most calls on a split, as a share of the mentions that the tagger finds there."""
@@ -180,7 +208,7 @@ class RefinementConfig(Section):
 class InContextConfig(Section):
     """Grounding by solved examples (ReFineG, grounding stage; its weights and K)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as its `convention`."""
     examples: Annotated[int, Field(ge=0)] = 3
     """K, solved examples shown with a question; 0 is zero-shot."""
@@ -198,8 +226,6 @@ class InContextConfig(Section):
     """For pictures: `thumbnails` (no weights), or the folder or hub name of a CLIP-like model."""
     index: Literal["exact", "faiss"] = "exact"
     """How the nearest are found: by a matrix product, or by an HNSW graph (the extra `ann`)."""
-    never: list[str] = Field(default_factory=list)
-    """Types that are never grounded, and never asked about (ReFineG: `location`)."""
     tries: Count = 2
     """Answers asked for, until one can be read."""
     max_tokens: Count = 512
@@ -207,14 +233,29 @@ class InContextConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Changes the random examples."""
 
+    @model_validator(mode="after")
+    def _compares_something(self) -> InContextConfig:
+        if not (self.text_weight or self.image_weight or self.entity_weight):
+            raise ValueError("text_weight, image_weight, entity_weight: wanted one above 0")
+        return self
+
+
+class PostsData(Section):
+    """Labelled posts with pictures, in splits."""
+
+    source: str
+    """Folder of a Twitter-GMNER release, of SPLIT.jsonl, or of the CCKS task's files."""
+    images: str | None = None
+    """Folder of the pictures; null takes what the posts name, or the task's `SPLIT_image`."""
+
 
 class LabelledData(Section):
     """Posts with pictures and gold boxes, of which few are labelled for training."""
 
     toyworld: ToyworldData | None = None
     """The embedded world."""
-    gmner: GmnerData | None = None
-    """A release in the Twitter-GMNER layout."""
+    gmner: PostsData | None = None
+    """A data set with splits `train`, `dev` and `test`."""
     labelled: Count | None = None
     """Posts of `train` that are used, drawn with the seed; null takes all (ReFineG: 500)."""
 
@@ -243,6 +284,16 @@ class GroundingConfig(Section):
     """isr, agreement: an ISR run, null for the package's models; direct: a run, null: endpoint."""
     prefer: Literal["isr", "icl"] = "isr"
     """agreement: whose answer counts where they differ."""
+    never: list[str] = Field(default_factory=list)
+    """Types that are never in a picture: nobody is asked about them (ReFineG: `location`)."""
+
+    def strange_types(self, scheme: Scheme) -> str | None:
+        """What is wrong with `never` under a scheme, in words; None where nothing is."""
+        strange = [kind for kind in self.never if kind not in scheme.types]
+        if not strange:
+            return None
+        known = ", ".join(scheme.types)
+        return f"grounding.never: unknown type {strange[0]!r}; wanted some of {known}"
 
     @property
     def asks(self) -> bool:
@@ -259,7 +310,7 @@ class RefinegConfig(Section):
     """The entity types."""
     data: LabelledData
     """Posts."""
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
     simulator: SimulatorConfig | None = None
     """Instead of an endpoint: a simulated annotator in a process of its own."""
@@ -288,6 +339,13 @@ class RefinegConfig(Section):
             raise ValueError("wanted either endpoint or simulator")
         return self
 
+    @model_validator(mode="after")
+    def _knows_its_types(self) -> RefinegConfig:
+        problem = self.grounding.strange_types(SCHEMES[self.scheme])
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
     @property
     def asks(self) -> bool:
         """Whether any stage asks a multimodal LLM."""
@@ -295,11 +353,9 @@ class RefinegConfig(Section):
 
 
 class GmnerConfig(Section):
-    """GMNER with a tagger that is there already."""
+    """GMNER with a tagger that is there already; the entity types are the tagger's."""
 
-    scheme: Literal["twitter", "ccks"] = "twitter"
-    """The entity types."""
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
     simulator: SimulatorConfig | None = None
     """Instead of an endpoint: a simulated annotator in a process of its own."""
@@ -309,7 +365,7 @@ class GmnerConfig(Section):
     """How mentions are grounded."""
     in_context: InContextConfig = InContextConfig()
     """Grounding by solved examples."""
-    pool: GmnerData | None = None
+    pool: PostsData | None = None
     """Labelled posts with pictures that the examples are from: their `train`."""
 
     @model_validator(mode="after")
@@ -320,4 +376,6 @@ class GmnerConfig(Section):
             raise ValueError(f"pool: missing; grounding {self.grounding.way} needs solved examples")
         if (self.grounding.asks or self.refinement) and not (self.endpoint or self.simulator):
             raise ValueError("endpoint: missing; refinement or grounding asks a multimodal LLM")
+        if self.endpoint and self.simulator:
+            raise ValueError("wanted either endpoint or simulator")
         return self

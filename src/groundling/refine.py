@@ -8,6 +8,7 @@ and the record says why; the next run asks again.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,8 @@ class Refinery:
         """Ask about the mentions that `keys` name, one question each."""
         by_id = {post.id: post for post in posts}
         items = [(by_id[post_id], mentions[post_id][place]) for post_id, place in keys]
+        if progress is not None:
+            progress.expect(len(items))
         answers = ask_all(
             self.assistant,
             items,
@@ -185,6 +188,11 @@ def summary(asked: Sequence[Asked], total: int) -> dict[str, Any]:
     """How many of `total` mentions were asked about, and what that came to."""
     changes = Counter(one.change for one in asked)
     return {"mentions": total, "asked": len(asked), "changes": dict(sorted(changes.items()))}
+
+
+def record(asked: Sequence[Asked]) -> bytes:
+    """What was asked about and what came of it, as JSON lines."""
+    return b"".join(json.dumps(one.to_json(), ensure_ascii=False).encode() + b"\n" for one in asked)
 
 
 def _plain(mention: Mention) -> dict[str, object]:

@@ -151,6 +151,8 @@ def _ask(
             lambda _: asked, lambda text, _: read_sentences(text), (), settings.max_tokens
         )
 
+    if progress is not None:
+        progress.expect(len(wanted))
     return ask_all(
         assistant,
         wanted,

@@ -111,9 +111,9 @@ def run_tag(args: argparse.Namespace) -> int:
     check_out(args)
     hush_libraries()
     from groundling.gmner import work_folder
-    from groundling.tagging import open_fitted, read_split, tag_split, ungrounded
+    from groundling.tagging import fitted_scheme, open_fitted, read_split, tag_split, ungrounded
 
-    posts = read_split(args.src, args.split, args.knowledge)
+    posts = read_split(args.src, args.split, args.knowledge, fitted_scheme(args.run))
     tagger, name = open_fitted(args.run, args.device)
     found = tag_split(tagger, posts, work_folder(args.out), args.src.name, args.quiet, name)
     predictions = ungrounded(posts, found)
