@@ -39,6 +39,7 @@ GROUPS = {
     **dict.fromkeys(
         (
             "calibration",
+            "json_answers",
             "losses",
             "metrics",
             "preferences",

@@ -76,8 +76,9 @@ def _read(journal: Path) -> dict[str, Any]:
     for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)
+            key = record["key"]
             if "answer" in record:
-                found[record["key"]] = record["answer"]
+                found[key] = record["answer"]
         except (ValueError, LookupError, TypeError) as fault:
             raise DataError(
                 journal, "not a line of this journal; delete it to ask again", number

@@ -8,11 +8,11 @@ copied from the post, so that its tokens are known.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from groundling.json_answers import read_object
 from groundling.prompts import Message
 from groundling.records import Mention, Post, Scheme
 
@@ -35,8 +35,6 @@ JSON object and nothing else:
 Where the marked part is no named entity, "entity" and "type" are null. The name may begin and end \
 at most {reach} words before or after the marked part does."""
 """The question about one mention. Ours, after the description of ReFineG's prompts."""
-
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.S)
 
 
 def refinement_messages(
@@ -111,12 +109,8 @@ def _folded(text: str) -> str:
 
 
 def _object(answer: str) -> dict[str, Any]:
-    """The JSON object of an answer, alone or in a code fence, with exactly the three keys."""
-    fenced = _FENCE.fullmatch(answer.strip())
-    try:
-        value = json.loads(fenced.group(1) if fenced else answer)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError("not one JSON object") from fault
-    if not isinstance(value, dict) or value.keys() != {"reasoning", "entity", "type"}:
+    """The JSON object of an answer, with exactly the three keys."""
+    value = read_object(answer)
+    if value.keys() != {"reasoning", "entity", "type"}:
         raise ValueError('wanted a JSON object with the keys "reasoning", "entity" and "type"')
     return value

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from groundling.json_answers import read_object
 from groundling.prompts import Message
 from groundling.records import Entity, Post, Scheme
+
+Tokenise = Callable[[str], tuple[str, ...]]
+"""How a text becomes tokens."""
 
 Kind = Literal["same entities", "new entities", "no entities"]
 """What the sentences of a question are to hold."""
@@ -57,7 +60,6 @@ KINDS: dict[Kind, str] = {
 """What a question's sentences are to hold."""
 
 _TOKEN = re.compile(r"[@#]?\w+(?:[-']\w+)*|[^\w\s]")
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,7 @@ def read_sentences(answer: str) -> tuple[Sentence, ...]:
 
     What a single sentence gets wrong is `screen`'s to find.
     """
-    fenced = _FENCE.fullmatch(answer.strip())
-    try:
-        value = json.loads(fenced.group(1) if fenced else answer)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError("not one JSON object") from fault
-    rows = value.get("sentences") if isinstance(value, dict) else None
+    rows = read_object(answer).get("sentences")
     if not isinstance(rows, list) or not rows:
         raise ValueError('wanted a JSON object with a list "sentences"')
     return tuple(map(_sentence, rows))
@@ -150,17 +147,19 @@ def tokenised(text: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(text))
 
 
-def to_post(sentence: Sentence, post_id: str, scheme: Scheme) -> Post:
+def to_post(
+    sentence: Sentence, post_id: str, scheme: Scheme, tokenise: Tokenise = tokenised
+) -> Post:
     """The sentence with its names marked wherever they stand, longer names first.
 
     Raises ValueError with the reason where a name does not occur, is empty, has no known type or
     two types, or would overlap another one.
     """
-    tokens = tokenised(sentence.text)
+    tokens = tokenise(sentence.text)
     taken: dict[int, tuple[str, ...]] = {}
     entities: list[Entity] = []
     for name, kind in sorted(dict.fromkeys(sentence.entities), key=lambda one: -len(one[0])):
-        words = tokenised(name)
+        words = tokenise(name)
         if kind not in scheme.types:
             raise ValueError("an unknown type")
         places = [
