@@ -287,6 +287,12 @@ class GroundingConfig(Section):
     never: list[str] = Field(default_factory=list)
     """Types that are never in a picture: nobody is asked about them (ReFineG: `location`)."""
 
+    @model_validator(mode="after")
+    def _takes_a_run(self) -> GroundingConfig:
+        if self.run is not None and self.way in ("none", "icl"):
+            raise ValueError(f"run: way {self.way} takes no run; leave it out")
+        return self
+
     def strange_types(self, scheme: Scheme) -> str | None:
         """What is wrong with `never` under a scheme, in words; None where nothing is."""
         strange = [kind for kind in self.never if kind not in scheme.types]
@@ -337,6 +343,12 @@ class RefinegConfig(Section):
     def _has_one_assistant(self) -> RefinegConfig:
         if self.asks and bool(self.endpoint) == (self.simulator is not None):
             raise ValueError("wanted either endpoint or simulator")
+        return self
+
+    @model_validator(mode="after")
+    def _has_no_knowledge(self) -> RefinegConfig:
+        if self.tagger.knowledge:
+            raise ValueError("tagger.knowledge: posts of this flow come without; wanted false")
         return self
 
     @model_validator(mode="after")

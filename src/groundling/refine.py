@@ -34,6 +34,9 @@ from groundling.routing import (
     routing_curve,
 )
 
+RANDOM_ORDERS = 5
+"""Random orders of asking that the order by uncertainty is compared with."""
+
 Change = Literal["confirmed", "edited", "retyped", "edited and retyped", "dropped", "failed"]
 """What asking about a mention came to."""
 
@@ -126,8 +129,8 @@ class Refinery:
 
     def _key(self, item: tuple[Post, Mention]) -> list[object]:
         post, mention = item
-        words = refinement_messages(post, mention, self.scheme, self.settings.reach, picture=True)
-        return [post.id, list(self._shown(post)), words[0]["content"][-1]["text"], _plain(mention)]
+        (turn,) = self._question(item).messages(())
+        return [post.id, list(self._shown(post)), turn["content"][-1]["text"], _plain(mention)]
 
 
 def refine(
@@ -155,11 +158,15 @@ def apply(
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """The routing that validation posts speak for, F1 on them, and what was asked about."""
+    """The routing that validation posts speak for, F1 on them, and what was asked about.
+
+    `by_chance` are the curves of random orders (the control), where all mentions were asked about.
+    """
 
     routing: Routing
     curve: Curve
     asked: list[Asked]
+    by_chance: tuple[Curve, ...] = ()
 
 
 def validate(
@@ -179,9 +186,13 @@ def validate(
     asked = refinery.ask(posts, mentions, keys, progress)
     outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
     curve = routing_curve(posts, mentions, outcomes, ask_order(mentions))
+    by_chance = tuple(
+        routing_curve(posts, mentions, outcomes, ask_order(mentions, "random", seed))
+        for seed in range(RANDOM_ORDERS if settings.whole_curve else 0)
+    )
     if settings.threshold is not None:
-        return Validated(Routing(settings.threshold, settings.budget), curve, asked)
-    return Validated(choose_routing(curve, settings.budget), curve, asked)
+        return Validated(Routing(settings.threshold, settings.budget), curve, asked, by_chance)
+    return Validated(choose_routing(curve, settings.budget), curve, asked, by_chance)
 
 
 def summary(asked: Sequence[Asked], total: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
 from groundling.refine import Asked, Refinery, record, refine, summary, validate
-from groundling.routing import ask_order, routing_curve
+from groundling.routing import Curve
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
@@ -181,28 +181,15 @@ class _Work:
                 self._refuse_losses("refine", asked)
                 told = summary(asked, told["mentions"]) | {
                     "threshold": routing.threshold,
-                    "validation_f1": [round(100 * float(f1), 2) for f1 in curve.f1],
+                    "validation_f1": _percent(curve),
                     "validation_mentions": curve.total,
                 }
                 if settings.whole_curve:
-                    told["validation_f1_random"] = self._by_chance(refinery, dev, of_dev)
+                    told["validation_f1_random"] = [*map(_percent, found_on_dev.by_chance)]
                 stage.write_bytes("refinement/test.jsonl", record(asked))
             stage.write_json("refinement/summary.json", told)
             found = [failures.get(post.id) or mentions[post.id] for post in test]
             self._write(stage, "mentions/refined.jsonl", ungrounded(test, found))
-
-    def _by_chance(
-        self, refinery: Refinery, posts: Sequence[Post], mentions: Mentions
-    ) -> list[list[float]]:
-        """The same curve where mentions are asked about in random orders: the control."""
-        keys = ask_order(mentions)
-        asked = refinery.ask(posts, mentions, keys)  # all are known by now
-        outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
-        curves = [
-            routing_curve(posts, mentions, outcomes, ask_order(mentions, "random", seed))
-            for seed in range(5)
-        ]
-        return [[round(100 * float(f1), 2) for f1 in curve.f1] for curve in curves]
 
     def ground(self) -> None:
         """The boxes of test's mentions."""
@@ -289,6 +276,10 @@ class _Work:
                 f"{stage}: {lost} of {total} questions failed at the endpoint ({often}); run again "
                 f"to ask for these alone, or raise tolerate ({self.config.tolerate:g})"
             )
+
+
+def _percent(curve: Curve) -> list[float]:
+    return [round(100 * float(f1), 2) for f1 in curve.f1]
 
 
 def _given(config: RefinegConfig) -> dict[SplitName, tuple[Post, ...]]:
