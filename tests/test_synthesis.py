@@ -67,7 +67,7 @@ def test_the_question_shows_post_types_and_what_is_wanted() -> None:
     ("answer", "why"),
     [
         ("Here you are:", "not one JSON object"),
-        ("[]", "not one JSON object"),
+        ("[]", 'a list "sentences"'),
         (json.dumps({"sentences": [{"text": "\ud800", "entities": []}]}), "surrogate pair"),
         ('{"sentences": []}', 'a list "sentences"'),
         ('{"sentences": [{"text": "a"}]}', 'needs "text" and "entities"'),

@@ -22,6 +22,7 @@ from groundling.records import SCHEMES, Scheme
 from groundling.settings import FREE, FreeKeys, Section
 
 __all__ = [
+    "ExampleChoice",
     "GmnerConfig",
     "GroundingConfig",
     "InContextConfig",
@@ -73,7 +74,7 @@ class TextData(Section):
     source: str
     """A Twitter-GMNER folder (`txt/`, `xml/`) or a folder of posts, `SPLIT.jsonl`."""
     knowledge: str | None = None
-    """Folder of words about each post (PGIM): `train.txt`, `valid.txt`, `test.txt`."""
+    """Folder of words about posts: `SPLIT.jsonl`, or PGIM's `SPLIT.txt` (dev: `valid.txt`)."""
 
 
 class TaggerConfig(Section):
@@ -205,33 +206,38 @@ class RefinementConfig(Section):
     """Longest answer, in tokens: the thoughts are part of it."""
 
 
-class InContextConfig(Section):
-    """Grounding by solved examples (ReFineG, grounding stage; its weights and K)."""
+class ExampleChoice(Section):
+    """Which labelled examples are shown with a question (ReFineG's weights)."""
 
-    endpoint: EndpointKeys = Field(default_factory=dict)
-    """What differs here from the run's endpoint, such as its `convention`."""
     examples: Annotated[int, Field(ge=0)] = 3
-    """K, solved examples shown with a question; 0 is zero-shot."""
+    """K, examples shown with a question; 0 is zero-shot."""
     choose: Literal["similarity", "random"] = "similarity"
     """Which examples: the nearest ones, or (a control) any."""
     text_weight: NonNegative = 0.4
     """Weight of the posts' texts."""
     image_weight: NonNegative = 0.2
     """Weight of the pictures."""
-    entity_weight: NonNegative = 0.6
-    """Weight of the entities' names."""
     text_encoder: str = "characters"
     """For texts: `characters` (no weights), `minilm` (its extra), or a folder or hub name."""
     image_encoder: str = "thumbnails"
     """For pictures: `thumbnails` (no weights), or the folder or hub name of a CLIP-like model."""
     index: Literal["exact", "faiss"] = "exact"
     """How the nearest are found: by a matrix product, or by an HNSW graph (the extra `ann`)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes the random examples."""
+
+
+class InContextConfig(ExampleChoice):
+    """Grounding by solved examples (ReFineG, grounding stage)."""
+
+    endpoint: EndpointKeys = Field(default_factory=dict)
+    """What differs here from the run's endpoint, such as its `convention`."""
+    entity_weight: NonNegative = 0.6
+    """Weight of the entities' names."""
     tries: Count = 2
     """Answers asked for, until one can be read."""
     max_tokens: Count = 512
     """Longest answer, in tokens."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Changes the random examples."""
 
     @model_validator(mode="after")
     def _compares_something(self) -> InContextConfig:

@@ -12,6 +12,7 @@ from groundling.baselines import TUNED
 from groundling.config import DirectConfig
 from groundling.config_gmner import GroundingConfig, InContextConfig
 from groundling.errors import InputError
+from groundling.examples import open_search
 from groundling.ground import EntityGrounder
 from groundling.groundings import (
     Agreement,
@@ -22,10 +23,9 @@ from groundling.groundings import (
     NoGrounding,
 )
 from groundling.in_context import InContextGrounding, make_pool
-from groundling.models.registry import open_direct, open_embedders, open_index
+from groundling.models.registry import open_direct, open_embedders
 from groundling.records import Post, Scheme
 from groundling.rundir import stored_config
-from groundling.selection import nearest
 from groundling.stage import FOLDER
 
 
@@ -75,7 +75,7 @@ class Ways:
             make_pool(self.labelled),
             open_embedders(settings),
             settings,
-            nearest if settings.index == "exact" else open_index(),
+            open_search(settings),
         )
 
 

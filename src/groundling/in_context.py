@@ -6,8 +6,9 @@ labelled posts → pool;  mentions → nearest examples → questions → boxes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,22 +16,17 @@ from groundling.asking import ask_all
 from groundling.atomic import write_bytes
 from groundling.config_gmner import InContextConfig
 from groundling.errors import ImageError
+from groundling.examples import Search, choose_examples
 from groundling.groundings import Item, Located, name_of
 from groundling.images import load_image
 from groundling.models.base import Assistant, Case, Embedder, Solved
 from groundling.models.registry import open_question
 from groundling.progress import Progress
 from groundling.records import Box, Failure, Post
-from groundling.selection import Vectors, View, at_random, joined, nearest
+from groundling.selection import Vectors, View, nearest
 
 if TYPE_CHECKING:
     from groundling.models.coordinates import ConventionName
-
-Found = list[list[int]]
-"""The examples of each case, by their places in the pool."""
-
-Search = Callable[[Vectors, Vectors, int, Sequence[frozenset[int]]], Found]
-"""What finds the nearest examples: see `selection.nearest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +106,9 @@ class InContextGrounding:
 
         `posts` are the ids of the cases' posts. A case's own post is one of its id, or its text.
         """
+        if not cases:
+            return []
         pool = self._pool
-        if not cases or not self._settings.examples or not pool.solved:
-            return [[] for _ in cases]
         own: dict[str, set[int]] = {}
         for index, (post, solved) in enumerate(zip(pool.posts, pool.solved, strict=True)):
             own.setdefault(f"id {post}", set()).add(index)
@@ -122,22 +118,13 @@ class InContextGrounding:
             frozenset(own.get(f"id {post}", nothing) | own.get(f"text {case.text}", nothing))
             for case, post in zip(cases, posts, strict=True)
         ]
-        find = self._finder(cases)
-        found = find(barred)
-        while unreadable := {index for row in found for index in row if not self._readable(index)}:
+        views = cache(lambda: self._views(cases))
+        while True:
+            found = choose_examples(views, len(pool.solved), barred, self._settings, self._search)
+            unreadable = {index for row in found for index in row if not self._readable(index)}
+            if not unreadable:
+                return [[pool.solved[index] for index in row] for row in found]
             barred = [row | unreadable for row in barred]
-            found = find(barred)
-        return [[pool.solved[index] for index in reversed(row)] for row in found]
-
-    def _finder(self, cases: Sequence[Case]) -> Callable[[Sequence[frozenset[int]]], Found]:
-        """What finds the examples for each case, but for those that are barred."""
-        settings, size = self._settings, len(self._pool.solved)
-        if settings.choose == "random":
-            return lambda barred: at_random(
-                len(cases), size, settings.examples, settings.seed, barred
-            )
-        vectors = joined(self._views(cases))
-        return lambda barred: self._search(*vectors, settings.examples, barred)
 
     def _readable(self, index: int) -> bool:
         """Whether the picture of an example can be read."""

@@ -302,7 +302,7 @@ def conclude(run: RunDir, config: TaggingConfig) -> dict[str, Any]:
 
 def fitted_scheme(path: Path) -> Scheme:
     """The entity types that the tagger of a run knows. Raises RunError where there is none."""
-    return SCHEMES[_fitted_config(path).scheme]
+    return SCHEMES[_fitted_by(path).scheme]
 
 
 def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger, str]:
@@ -310,7 +310,7 @@ def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger,
 
     On `device` where that is given. Raises RunError where there is none.
     """
-    config = _fitted_config(path)
+    config = _fitted_by(path)
     if not (path / "fit.json").is_file():
         raise RunError(f"{path}: its tagger is not fitted yet; the command that began it goes on")
     tagger = (
@@ -322,7 +322,7 @@ def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger,
     return open_tagger(tagger, SCHEMES[config.scheme], path / TAGGER), name
 
 
-def _fitted_config(path: Path) -> TaggingConfig | RefinegConfig:
+def _fitted_by(path: Path) -> TaggingConfig | RefinegConfig:
     with suppress(RunError):
         return stored_config(path, TaggingConfig)
     with suppress(RunError):

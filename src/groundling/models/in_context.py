@@ -11,11 +11,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from groundling.json_answers import read_object
 from groundling.models.base import Case, LocatedCase, Question, Solved
 from groundling.models.coordinates import Convention, ConventionName, Frame
 from groundling.prompts import Message, entity_phrase
 from groundling.records import Box, Failure
+from groundling.replies import json_value
 
 TASK = """\
 You are given posts with their pictures. For a named entity of a post, say where it is in the \
@@ -66,8 +66,8 @@ def in_context_question(
 
 
 def _read(answer: str, frame: Frame, convention: Convention) -> LocatedCase:
-    value = read_object(answer)
-    if not {"box"} <= value.keys() <= {"box", "reasoning"}:
+    value = json_value(answer)
+    if not isinstance(value, dict) or not {"box"} <= value.keys() <= {"box", "reasoning"}:
         raise ValueError('wanted a JSON object with the keys "reasoning" and "box"')
     reasons, box = value.get("reasoning", ""), value["box"]
     if not isinstance(reasons, str):

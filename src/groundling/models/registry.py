@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundling.config import GrounderConfig, IsrConfig, LoraConfig, WriterConfig
-from groundling.config_gmner import InContextConfig, TaggerConfig
+from groundling.config_gmner import ExampleChoice, TaggerConfig
 from groundling.errors import InputError
 from groundling.models.base import (
     Case,
@@ -154,7 +154,7 @@ def open_tagger(
     return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
 
 
-def open_embedders(settings: InContextConfig) -> tuple[Embedder, Embedder]:
+def open_embedders(settings: ExampleChoice) -> tuple[Embedder, Embedder]:
     """What makes vectors of texts, and of pictures. Raises InputError for what is no encoder."""
     from groundling.models.embeddings import open_picture_embedder, open_text_embedder
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from groundling.json_answers import read_object
-from groundling.prompts import Message
+from groundling.prompts import Message, type_lines
 from groundling.records import Entity, Post, Scheme
+from groundling.replies import json_value
 
 Tokenise = Callable[[str], tuple[str, ...]]
 """How a text becomes tokens."""
@@ -78,7 +78,7 @@ def kinds_for(post: Post) -> tuple[Kind, ...]:
 def profile_messages(posts: Sequence[Post], scheme: Scheme) -> list[Message]:
     """PROFILE over some posts, as one user turn."""
     examples = "\n".join(f"- {marked(post)}" for post in posts)
-    return _turn(PROFILE.format(types=_types(scheme), examples=examples))
+    return _turn(PROFILE.format(types=type_lines(scheme), examples=examples))
 
 
 def sentence_messages(
@@ -88,7 +88,7 @@ def sentence_messages(
     return _turn(
         SENTENCES.format(
             profile=profile,
-            types=_types(scheme),
+            types=type_lines(scheme),
             post=marked(post),
             count=count,
             low=low,
@@ -118,7 +118,8 @@ def read_sentences(answer: str) -> tuple[Sentence, ...]:
 
     What a single sentence gets wrong is `screen`'s to find.
     """
-    rows = read_object(answer).get("sentences")
+    value = json_value(answer)
+    rows = value.get("sentences") if isinstance(value, dict) else None
     if not isinstance(rows, list) or not rows:
         raise ValueError('wanted a JSON object with a list "sentences"')
     return tuple(map(_sentence, rows))
@@ -174,10 +175,6 @@ def to_post(
             taken |= {start + i: words for i in range(len(words))}
             entities.append(Entity(" ".join(words), kind, start, start + len(words)))
     return Post(post_id, tokens, tuple(sorted(entities, key=lambda one: one.start)))
-
-
-def _types(scheme: Scheme) -> str:
-    return "\n".join(f"- {kind}: {scheme.descriptions.get(kind, kind)}" for kind in scheme.types)
 
 
 def _turn(text: str) -> list[Message]:
