@@ -106,6 +106,25 @@ def test_a_data_set_without_pictures_cannot_be_grounded(data: Path) -> None:
     begin(data, **{"grounding.way": "none"})
 
 
+def test_scores_count_the_types_of_the_scheme(data: Path) -> None:
+    names = ("Hood", "Kursk", "Moskva", "Nimitz")
+    for split in ("train", "dev", "test"):
+        write_posts(data / f"{split}.jsonl", posts(*names), CCKS)
+    settings = {
+        "scheme": "ccks",
+        "data.gmner.source": str(data),
+        "synthesis": None,
+        "refinement": None,
+        "grounding.way": "none",
+        "tagger": {"backend": "bilstm", "word_size": 12, "hidden_size": 16, "device": "cpu"},
+        "tuning": {"lr": 2e-2, "batch_size": 4, "epochs": 8},
+    }
+    config = load_config(RefinegConfig, None, settings)
+    scores = run_refineg(config, data.parent / "run", quiet=True)["test"]["grounded"]
+    assert scores["span"]["mner"]["right"] == 4
+    assert scores["refineg"]["mner"]["right"] == 4
+
+
 def test_the_free_keys_of_an_endpoint_are_keys_of_an_endpoint() -> None:
     (mark,) = EndpointKeys.__metadata__  # type: ignore[attr-defined]
     assert mark.names < EndpointConfig.model_fields.keys()

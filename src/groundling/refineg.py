@@ -56,9 +56,11 @@ def run_refineg(
     tolerated: the same call then goes on.
     """
     given = _given(config)
-    learned = {name: fingerprint(posts) for name, posts in given.items()}
+    known = provenance(threads=compute_threads())
+    if given:
+        known["data"] = {name: fingerprint(posts) for name, posts in given.items()}
     with (
-        RunDir.open(out, config, provenance(threads=compute_threads(), data=learned)) as run,
+        RunDir.open(out, config, known) as run,
         Assistants(config.endpoint, config.simulator, out / "answers", config.seed) as assistants,
     ):
         _check_endpoints(config, assistants)
@@ -225,7 +227,8 @@ class _Work:
         for name, path in files.items():
             said = read_predictions(self.run.path / path, self.scheme)
             scores[name] = {
-                rule: score_triples(test, said, TRIPLE_RULES[rule]).to_json() for rule in RULES
+                rule: score_triples(test, said, TRIPLE_RULES[rule], scheme=self.scheme).to_json()
+                for rule in RULES
             }
         metrics = {
             "labelled_posts": len(self.seeds),

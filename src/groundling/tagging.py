@@ -328,5 +328,6 @@ def _fitted_by(path: Path) -> TaggingConfig | RefinegConfig:
     with suppress(RunError):
         return stored_config(path, RefinegConfig)
     raise RunError(
-        f"{path}: holds no tagger; name a run of `groundling tagger fit` or `groundling refineg`"
+        f"{path}: holds no tagger of this version; name a run of `groundling tagger fit` or "
+        "`groundling refineg`"
     )

@@ -77,7 +77,7 @@ def test_types_are_those_of_the_tagger(tmp_path: Path) -> None:
     [
         (["--grounding", "icl"], "pool: missing; grounding icl needs solved examples"),
         (["--set", "grounding.never=[LOC]"], "grounding.never: unknown type 'LOC'; wanted some of"),
-        (["--tagger", "posts"], "posts: holds no tagger; name a run of `groundling tagger fit`"),
+        (["--tagger", "posts"], "posts: holds no tagger of this version; name a run of"),
         (["--set", "endpoint.modle=m", "--grounding", "direct"], "endpoint of direct: "),
         (["--set", "endpoint.model=m", "--set", "simulator.skill=1"], "either endpoint or simul"),
         (
