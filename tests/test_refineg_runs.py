@@ -14,7 +14,7 @@ from groundling.errors import DataError, GroundlingError, RunError
 from groundling.models.api.settings import EndpointConfig
 from groundling.records import CCKS, Entity, Post
 from groundling.refineg import run_refineg
-from groundling.settings import load_config
+from groundling.settings import describe, load_config
 
 
 def posts(*names: str, image: str | None = None) -> list[Post]:
@@ -123,6 +123,12 @@ def test_scores_count_the_types_of_the_scheme(data: Path) -> None:
     scores = run_refineg(config, data.parent / "run", quiet=True)["test"]["grounded"]
     assert scores["span"]["mner"]["right"] == 4
     assert scores["refineg"]["mner"]["right"] == 4
+
+
+def test_help_knows_every_default() -> None:
+    told = describe(RefinegConfig)
+    assert "grounding.never: a list of text (default [])" in told
+    assert "Undefined" not in told
 
 
 def test_the_free_keys_of_an_endpoint_are_keys_of_an_endpoint() -> None:

@@ -106,7 +106,8 @@ def describe(model: type[Section]) -> str:
     """One entry a field, for `--help`: dotted key, type, default, and its documentation."""
     lines = []
     for key, field in _leaves(model):
-        default = "required" if field.is_required() else f"default {_shown(field.default)}"
+        usual = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else f"default {_shown(usual)}"
         lines.append(f"  {key}: {_type_words(field)} ({default})")
         lines.append(f"      {field.description or ''}".rstrip())
     return "\n".join(lines)

@@ -26,9 +26,10 @@ examples:
 
 --grounding none says that nothing is in the pictures; isr takes the writer and grounder of --run,
 or those that come with the package; direct takes a run of `groundling baseline direct`, or asks the
-endpoint; icl asks the endpoint, after solved examples; agreement is isr and icl together. What was
-found out is kept in NAME.work/ beside --out: the same command goes on, and asks again for what
-failed. Exit code 1 where a post is an error record or a question failed.
+endpoint; icl asks the endpoint, after solved examples; agreement is isr and icl together. The
+entity types are those that the tagger was fitted to. What was found out is kept in NAME.work/
+beside --out: the same command goes on, and asks again for what failed. Exit code 1 where a post is
+an error record or a question failed.
 
 configuration (YAML keys, and what --set takes):
 """
