@@ -40,6 +40,7 @@ GROUPS = {
     **dict.fromkeys(
         (
             "calibration",
+            "knowledge_prompt",
             "losses",
             "metrics",
             "preferences",
@@ -129,6 +130,7 @@ HEAVY = {
     "accelerate": {"team"},
     "ray": {"infer"},
     "httpx": {"groundling.models.api.client"},
+    "spacy": {"groundling.models.taggers.spacy_pipeline"},
     "vllm": {"groundling.models.vllm_sampler"},
 }
 """Groups or modules in which a library may be imported at all."""

@@ -40,30 +40,11 @@ __all__ = [
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
-EndpointKeys = Annotated[
-    dict[str, Any],
-    FreeKeys(
-        frozenset(
-            {
-                "endpoint",
-                "api_key_env",
-                "concurrency",
-                "connect_timeout_s",
-                "read_timeout_s",
-                "total_timeout_s",
-                "attempts",
-                "backoff_s",
-                "longest_backoff_s",
-                "longest_wait_s",
-                "give_up_after",
-                "price_input",
-                "price_output",
-                "budget",
-                "picture_tokens",
-            }
-        )
-    ),
-]
+_FREE_KEYS = """
+endpoint api_key_env concurrency connect_timeout_s read_timeout_s total_timeout_s attempts backoff_s
+longest_backoff_s longest_wait_s give_up_after price_input price_output budget picture_tokens
+"""
+EndpointKeys = Annotated[dict[str, Any], FreeKeys(frozenset(_FREE_KEYS.split()))]
 """Keys of an endpoint. Where it is, how long it is waited for and what it may cost change no
 result: a run that was stopped by any of these goes on with others."""
 
@@ -80,28 +61,32 @@ class TextData(Section):
 class TaggerConfig(Section):
     """The model that finds mentions in a text (ReFineG: xlm-roberta-large with a CRF)."""
 
-    backend: Literal["encoder", "bilstm"] = "encoder"
-    """`encoder`: a pre-trained encoder of Hugging Face; `bilstm`: trained from scratch."""
+    backend: Literal["encoder", "bilstm", "generative", "spacy"] = "encoder"
+    """A pre-trained encoder; from scratch; a BART or T5 that points at words; spaCy as it is."""
     path: str | None = None
-    """encoder: folder or hub name of its weights; null is MiniLM, of the extra `minilm`."""
+    """Folder or hub name of weights (spacy: or package); null is that of `minilm` or `spacy`."""
     head: Literal["crf", "linear"] = "crf"
     """What makes labels of words: a linear chain, or each word by itself."""
     max_length: Annotated[int, Field(ge=8)] = 128
-    """encoder: pieces it reads at once (ReFineG: 128); longer posts go in overlapping windows."""
+    """encoder, generative: pieces read at once (ReFineG: 128); longer posts go in windows."""
     knowledge: bool = False
-    """encoder: whether it reads a post's knowledge after the post, as far as it fits."""
+    """encoder, generative: whether a post's knowledge is read after it, as far as it fits."""
     characters: bool = False
     """encoder: whether a convolution over each word's characters stands beside the encoder."""
     dropout: Dropout = 0.1
     """Share of the values of each word's vector that training leaves out."""
     word_dropout: Dropout = 0.1
-    """Share of words whose vector training leaves out (ReFineG: 0.1)."""
+    """encoder, bilstm: share of words whose vector training leaves out (ReFineG: 0.1)."""
     vectors: str | None = None
     """bilstm: word vectors to start from, a word2vec or GloVe text file."""
     word_size: Count = 100
     """bilstm: length of a word's vector."""
     hidden_size: Count = 200
     """bilstm: length of each direction's state."""
+    beams: Count = 1
+    """generative: taggings that its search keeps; 1 is greedy (BARTNER, flat entities: 1)."""
+    labels: dict[str, str | None] = Field(default={})
+    """spacy: a type for a label of the pipeline where it is not the usual one; null drops it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What matrix products run in; weights are float32 either way."""
     device: Annotated[str, FREE] = "auto"
@@ -153,6 +138,12 @@ class TaggingConfig(Section):
     def _knows_where_knowledge_is(self) -> TaggingConfig:
         if self.tagger.knowledge and self.data.knowledge is None:
             raise ValueError("tagger.knowledge needs data.knowledge: the folder of the words")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_can_be_trained(self) -> TaggingConfig:
+        if self.tagger.backend == "spacy" and self.tuning is not None:
+            raise ValueError("tuning: tagger.backend spacy is not trained here; set tuning to null")
         return self
 
 
@@ -352,13 +343,11 @@ class RefinegConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_no_knowledge(self) -> RefinegConfig:
+    def _is_possible(self) -> RefinegConfig:
         if self.tagger.knowledge:
             raise ValueError("tagger.knowledge: posts of this flow come without; wanted false")
-        return self
-
-    @model_validator(mode="after")
-    def _knows_its_types(self) -> RefinegConfig:
+        if self.tagger.backend == "spacy":
+            raise ValueError("tagger.backend: spacy is not trained here; choose another")
         problem = self.grounding.strange_types(SCHEMES[self.scheme])
         if problem is not None:
             raise ValueError(problem)

@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from groundling.asking import PASSING
+from groundling.asking import refuse_losses
 from groundling.assistants import Assistants
 from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
 from groundling.corpus import SplitName, draw_world, read_labelled, read_world
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
-from groundling.errors import RunError
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
 from groundling.models.registry import compute_threads, open_tagger
@@ -272,13 +271,7 @@ class _Work:
 
     def _refuse(self, stage: str, failed: Mapping[str, int], total: int) -> None:
         """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
-        lost = sum(count for kind, count in failed.items() if kind in PASSING)
-        if lost > self.config.tolerate * total:
-            often = ", ".join(f"{n} {kind}" for kind, n in failed.items() if kind in PASSING)
-            raise RunError(
-                f"{stage}: {lost} of {total} questions failed at the endpoint ({often}); run again "
-                f"to ask for these alone, or raise tolerate ({self.config.tolerate:g})"
-            )
+        refuse_losses(stage, failed, total, self.config.tolerate)
 
 
 def _percent(curve: Curve) -> list[float]:

@@ -3,7 +3,8 @@
     tagger/                     the tagger of the best epoch on dev, with its temperature
     predictions/SPLIT.jsonl     its mentions, all said to be absent from the picture
     scores/SPLIT.json           F1 of the mentions, of GMNER so, and how good the confidences are
-    metrics.json                the epochs, the temperature and all scores
+    metrics.json                the epochs, the temperature and all scores; with knowledge, how
+                                many posts have none
 
 Predictions ground nothing, so their GMNER F1 is that of the papers' "-None" rows: what a tagger
 alone is worth.
@@ -69,11 +70,14 @@ def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dic
     splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
     known = provenance(threads=compute_threads(), data=learned)
+    gaps = None if config.data.knowledge is None else knowledge_gaps(splits)
     with RunDir.open(out, config, known) as run:
+        if gaps is not None:
+            run.event("knowledge", splits=gaps)
         fit(run, config, splits, quiet)
         for split in config.evaluate:
             evaluate(run, config, split, splits[split], quiet)
-        return conclude(run, config)
+        return conclude(run, config, {} if gaps is None else {"knowledge": gaps})
 
 
 def read_texts(
@@ -104,6 +108,14 @@ def read_split(
     if not any(post.knowledge for post in posts):
         raise DataError(knowledge, f"tells of no post of {source}; check that they match")
     return posts
+
+
+def knowledge_gaps(splits: Splits) -> dict[str, dict[str, int]]:
+    """By split, how many posts there are, and of how many nothing is told."""
+    return {
+        name: {"posts": len(posts), "without": sum(not post.knowledge for post in posts)}
+        for name, posts in splits.items()
+    }
 
 
 def fingerprint(posts: Sequence[Post]) -> str:
@@ -285,14 +297,14 @@ def confidence_figures(
     return measure(np.array(confidences, dtype=float), np.array(right, dtype=bool)).to_json()
 
 
-def conclude(run: RunDir, config: TaggingConfig) -> dict[str, Any]:
-    """Write and return `metrics.json`."""
+def conclude(run: RunDir, config: TaggingConfig, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Write and return `metrics.json`, with `more` in it."""
 
     def stored(name: str) -> Any:
         return json.loads((run.path / name).read_text(encoding="utf-8"))
 
     scores = {split: stored(f"scores/{split}.json") for split in config.evaluate}
-    metrics = {"fit": stored("fit.json"), "scores": scores}
+    metrics = {"fit": stored("fit.json"), "scores": scores, **more}
     run.write_json("metrics.json", metrics)
     return metrics
 

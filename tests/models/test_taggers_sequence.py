@@ -51,6 +51,22 @@ def test_it_learns_its_posts_by_heart(make: Maker, head: str) -> None:
 
 
 @kinds
+def test_in_bfloat16_only_the_arithmetic_is_shorter(make: Maker) -> None:
+    exact, rough = trained(make), trained(make)
+    rough.config = rough.config.model_copy(update={"dtype": "bfloat16"})
+    for tagger in (exact, rough):
+        tagger.net.zero_grad()
+    losses = [tagger.loss(POSTS) for tagger in (exact, rough)]
+    assert losses[0].dtype == losses[1].dtype == torch.float32
+    assert 0 < abs(losses[0] - losses[1]) < 0.05 * losses[0] + 0.02
+    losses[1].backward()
+    assert {weight.grad.dtype for weight in rough.net.parameters() if weight.grad is not None} == {
+        torch.float32
+    }
+    assert [spans(mentions) for mentions in rough.tag(POSTS)] == gold(POSTS)
+
+
+@kinds
 def test_posts_keep_their_order_and_empty_ones_have_no_mentions(make: Maker) -> None:
     tagger = trained(make)
     mixed = [Post("e", ()), POSTS[5], ODD, Post("f", ()), POSTS[0]]

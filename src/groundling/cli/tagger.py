@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from groundling.cli import tagger_knowledge
+
 _FIT_EXAMPLES = """\
 examples:
   groundling tagger fit --config recipes/gmner/minilm-crf.yaml --set data.source=twitter-gmner
@@ -24,6 +26,7 @@ _TAG_EXAMPLES = """\
 examples:
   groundling tagger tag runs/crf-1 twitter-gmner --split dev --out dev.jsonl
   groundling tagger tag runs/crf-1 posts.jsonl --out mentions.jsonl
+  groundling tagger tag runs/knowing posts.jsonl --knowledge words/posts.jsonl --out mentions.jsonl
 
 A mention's `score` is the calibrated probability that exactly these words with this type are right;
 its `box` is null, which says "not in the picture". What is done is kept in NAME.work beside the
@@ -67,13 +70,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a twitter-gmner folder (txt/, xml/), a posts .jsonl or a folder of SPLIT.jsonl",
     )
     tag.add_argument("--split", default="test", help="the split of a folder (default: test)")
-    tag.add_argument("--knowledge", type=Path, metavar="FILE", help="words about the posts (PGIM)")
+    tag.add_argument(
+        "--knowledge",
+        type=Path,
+        metavar="FILE",
+        help="words about the posts: what `groundling tagger knowledge` wrote, or a file of PGIM's",
+    )
     tag.add_argument(
         "--out", required=True, type=Path, metavar="PRED.jsonl", help="predictions, a post a line"
     )
     tag.add_argument("--device", help="override the recipe's device: cpu, cuda, cuda:1 …")
     tag.add_argument("--quiet", action="store_true", help="show no progress")
     tag.set_defaults(func=run_tag)
+
+    tagger_knowledge.add_parser(commands)
 
 
 def run_fit(args: argparse.Namespace) -> int:
@@ -121,11 +131,13 @@ def run_tag(args: argparse.Namespace) -> int:
     failed = sum(post.failure is not None for post in predictions)
     mentions = sum(len(post.predictions) for post in predictions)
     print(f"{args.out}: {len(posts)} posts, {mentions} mentions, {failed} error records")
+    if args.knowledge is not None and (without := sum(not post.knowledge for post in posts)):
+        print(f"{without} of {len(posts)} posts have no knowledge")
     return int(bool(failed))
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """F1 in percent by split and rule, and how good the confidences are."""
+    """F1 in percent by split and rule, how good the confidences are, and missing knowledge."""
     fit = metrics["fit"]
     chosen = f"epoch {fit['best_epoch']} of {len(fit['dev_mner_f1'])}, the best on dev"
     lines = [
@@ -144,5 +156,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             lines.append(
                 f"{split:6}calibration error {before['ece']:.4f}, after calibration "
                 f"{after['ece']:.4f}; area under risk and coverage {after['aurc']:.4f}"
+            )
+    for split, counts in metrics.get("knowledge", {}).items():
+        if counts["without"]:
+            lines.append(
+                f"{split:6}{counts['without']} of {counts['posts']} posts have no knowledge"
             )
     return "\n".join(lines)

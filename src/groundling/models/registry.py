@@ -143,6 +143,17 @@ def open_tagger(
         if folder is not None:
             return BilstmTagger.load(folder, scheme, config, device)
         return BilstmTagger.fresh(scheme, config, device, seed, posts)
+    if config.backend == "spacy":
+        from groundling.models.taggers.spacy_pipeline import SpacyTagger
+
+        return SpacyTagger.open(scheme, config, folder)
+    if config.backend == "generative":
+        from groundling.models.taggers.generative import GenerativeTagger
+
+        if folder is not None:
+            return GenerativeTagger.load(folder, scheme, config, device)
+        weights = _checkpoint("generative", config.path, "tagger")
+        return GenerativeTagger.fresh(weights, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
     if folder is not None:
