@@ -86,6 +86,7 @@ GROUPS = {
             "refine",
             "rounds",
             "synthesise",
+            "fitted",
             "tagging",
             "tune",
             "workbench",
