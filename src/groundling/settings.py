@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -113,6 +113,23 @@ def decisive(model: type[Section], dumped: Mapping[str, Any]) -> dict[str, Any]:
         section = _section(field) if field is not None and isinstance(value, Mapping) else None
         found[name] = value if section is None else decisive(section, value)
     return found
+
+
+def refuse_idle(section: Section, backend: str, acting: Collection[str]) -> None:
+    """Raise ValueError where a field that `backend` does not act on is not at its default.
+
+    For the validators of sections that have a field `backend`; `acting` are its other fields.
+    """
+    idle = {
+        name: getattr(section, name)
+        for name, field in type(section).model_fields.items()
+        if name not in ("backend", *acting)
+        and getattr(section, name) != field.get_default(call_default_factory=True)
+    }
+    if idle:
+        got = ", ".join(f"{name} {_shown(value)}" for name, value in idle.items())
+        wanted = ", ".join(acting) or "no such key"
+        raise ValueError(f"got {got}; {backend} acts on {wanted}; leave out {', '.join(idle)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -283,7 +300,7 @@ def _shown(value: object) -> str:
     """A value as a short YAML-like word."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = "…" if isinstance(value, Section) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
