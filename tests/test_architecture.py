@@ -26,6 +26,7 @@ GROUPS = {
             "drawing",
             "images",
             "journal",
+            "meeting",
             "progress",
             "provenance",
             "rundir",
@@ -118,7 +119,7 @@ BACKENDS = {"api", "detectors", "local", "ofa", "qwen", "taggers", "tiny", "vllm
 """Modules of `models` that are whole backends; only the registry imports them."""
 
 HEAVY = {
-    "torch": {"models", "base", "registry", "pretraining", "losses", "train", "team"},
+    "torch": {"models", "base", "registry", "pretraining", "losses", "train", "meeting", "team"},
     "transformers": {"models", "pretraining", "groundling.models.meta"},
     "peft": {"models"},
     "safetensors": {"models", "pretraining", "train"},
