@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -132,6 +132,23 @@ def _bound(field: FieldInfo, value: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping without its keys that are free."""
     free = {name for mark in field.metadata if isinstance(mark, FreeKeys) for name in mark.names}
     return {name: part for name, part in value.items() if name not in free}
+
+
+def refuse_idle(section: Section, backend: str, acting: Collection[str]) -> None:
+    """Raise ValueError where a field that `backend` does not act on is not at its default.
+
+    For the validators of sections that have a field `backend`; `acting` are its other fields.
+    """
+    idle = {
+        name: getattr(section, name)
+        for name, field in type(section).model_fields.items()
+        if name not in ("backend", *acting)
+        and getattr(section, name) != field.get_default(call_default_factory=True)
+    }
+    if idle:
+        got = ", ".join(f"{name} {_shown(value)}" for name, value in idle.items())
+        wanted = ", ".join(acting) or "no such key"
+        raise ValueError(f"got {got}; {backend} acts on {wanted}; leave out {', '.join(idle)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -302,7 +319,7 @@ def _shown(value: object) -> str:
     """A value as a short YAML-like word."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = "…" if isinstance(value, Section) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
