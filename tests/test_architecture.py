@@ -79,6 +79,7 @@ GROUPS = {
             "report",
             "refine",
             "rounds",
+            "screening",
             "synthesise",
             "tagging",
             "tune",

@@ -34,7 +34,16 @@ from groundling.models.base import Tagger, TrainableTagger
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, Prediction
+from groundling.records import (
+    SCHEMES,
+    TWITTER,
+    Failure,
+    Mention,
+    Post,
+    PostPrediction,
+    Prediction,
+    Scheme,
+)
 from groundling.rundir import RunDir, stored_config
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
@@ -55,7 +64,8 @@ def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dic
     other posts, DataError for posts that cannot be read, InputError for a tagger that cannot be
     opened.
     """
-    splits = read_texts(config.data, dict.fromkeys(["train", "dev", *config.evaluate]))
+    wanted = dict.fromkeys(["train", "dev", *config.evaluate])
+    splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
     known = provenance(threads=compute_threads(), data=learned)
     with RunDir.open(out, config, known) as run:
@@ -65,16 +75,20 @@ def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dic
         return conclude(run, config)
 
 
-def read_texts(data: TextData, wanted: Iterable[str]) -> dict[str, tuple[Post, ...]]:
+def read_texts(
+    data: TextData, wanted: Iterable[str], scheme: Scheme = TWITTER
+) -> dict[str, tuple[Post, ...]]:
     """The wanted splits, with knowledge where there is some. Raises DataError."""
     folder = None if data.knowledge is None else Path(data.knowledge)
     return {
-        name: read_split(Path(data.source), name, folder and knowledge_path(folder, name))
+        name: read_split(Path(data.source), name, folder and knowledge_path(folder, name), scheme)
         for name in wanted
     }
 
 
-def read_split(source: Path, name: str, knowledge: Path | None = None) -> tuple[Post, ...]:
+def read_split(
+    source: Path, name: str, knowledge: Path | None = None, scheme: Scheme = TWITTER
+) -> tuple[Post, ...]:
     """One split of a data set, or a posts file, and what a file tells of its posts.
 
     Raises DataError.
@@ -82,7 +96,7 @@ def read_split(source: Path, name: str, knowledge: Path | None = None) -> tuple[
     if not source.exists():
         raise DataError(source, "no such file or folder; check the path")
     only = [] if source.is_file() else [name]
-    posts = read_splits(source, guess_format(source), only=only)[0].posts
+    posts = read_splits(source, guess_format(source), only=only, scheme=scheme)[0].posts
     if knowledge is None:
         return posts
     posts = with_knowledge(posts, read_knowledge(knowledge))
@@ -290,10 +304,7 @@ def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger,
 
     On `device` where that is given. Raises RunError where there is none.
     """
-    try:
-        config: TaggingConfig | RefinegConfig = stored_config(path, TaggingConfig)
-    except RunError:
-        config = stored_config(path, RefinegConfig)
+    config = _fitted_by(path)
     if not (path / "fit.json").is_file():
         raise RunError(f"{path}: its tagger is not fitted yet; the command that began it goes on")
     tagger = (
@@ -303,3 +314,15 @@ def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger,
     digests = " ".join(atomic.digest_file(file) for file in files)
     name = hashlib.sha256(digests.encode()).hexdigest()[:16]
     return open_tagger(tagger, SCHEMES[config.scheme], path / TAGGER), name
+
+
+def fitted_scheme(path: Path) -> Scheme:
+    """The types that the tagger of such a run finds. Raises RunError where there is no run."""
+    return SCHEMES[_fitted_by(path).scheme]
+
+
+def _fitted_by(path: Path) -> TaggingConfig | RefinegConfig:
+    try:
+        return stored_config(path, TaggingConfig)
+    except RunError:
+        return stored_config(path, RefinegConfig)

@@ -111,10 +111,10 @@ def run_tag(args: argparse.Namespace) -> int:
     check_out(args)
     hush_libraries()
     from groundling.gmner import work_folder
-    from groundling.tagging import open_fitted, read_split, tag_split, ungrounded
+    from groundling.tagging import fitted_scheme, open_fitted, read_split, tag_split, ungrounded
 
-    posts = read_split(args.src, args.split, args.knowledge)
     tagger, name = open_fitted(args.run, args.device)
+    posts = read_split(args.src, args.split, args.knowledge, fitted_scheme(args.run))
     found = tag_split(tagger, posts, work_folder(args.out), args.src.name, args.quiet, name)
     predictions = ungrounded(posts, found)
     write_predictions(args.out, predictions, keep_unknown=True)  # the tagger's own types

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,23 +46,55 @@ class Offer:
         return f"{self.seed}.{self.kind.split()[0]}.{self.number}"
 
 
+class _Texts:
+    """Texts to compare others with, letter case folded."""
+
+    def __init__(self, posts: Iterable[Post] = ()) -> None:
+        self._folded: set[str] = set()
+        self._near: dict[tuple[str, ...], list[int]] = {}
+        self._kept: list[Shingles] = []
+        for post in posts:
+            self.add(post)
+
+    def add(self, post: Post) -> None:
+        """Remember a post's text."""
+        self._folded.add(_folded(post))
+        shingles = _shingles(post.tokens)
+        for one in shingles:
+            self._near.setdefault(one, []).append(len(self._kept))
+        self._kept.append(shingles)
+
+    def __contains__(self, post: Post) -> bool:
+        return _folded(post) in self._folded
+
+    def alike(self, post: Post) -> float:
+        """The largest Jaccard similarity of word trigrams to a text of these; 0 without any."""
+        shingles = _shingles(post.tokens)
+        shared = Counter(index for one in shingles for index in self._near.get(one, ()))
+        return max(
+            (both / (len(shingles) + len(self._kept[i]) - both) for i, both in shared.items()),
+            default=0.0,
+        )
+
+
 @dataclass
 class Screen:
-    """Takes sentences one by one; remembers those that stay."""
+    """Takes sentences one by one; remembers those that stay.
+
+    Nothing stays that has the text of a post in `held_out`, or is too much like one.
+    """
 
     scheme: Scheme
     style: Style
     limits: Limits
     seeds: Sequence[Post]
     check_style: bool = True
-    _texts: set[str] = field(default_factory=set)
+    held_out: Sequence[Post] = ()
     _names: Counter[str] = field(default_factory=Counter)
-    _near: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
-    _kept: list[Shingles] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for post in self.seeds:
-            self._remember(post)
+        self._texts = _Texts(self.seeds)
+        self._held_out = _Texts(self.held_out)
 
     def take(self, offer: Offer) -> Post | str:
         """The sentence as a post with its entities, or why it does not stay."""
@@ -70,42 +102,35 @@ class Screen:
             post = to_post(offer.sentence, offer.id, self.scheme)
         except ValueError as fault:
             return str(fault)
-        reason = self._fault(post, offer.kind)
+        return self.admit(post, offer.kind)
+
+    def admit(self, post: Post, kind: Kind) -> Post | str:
+        """A sentence that is a post already, or why it does not stay."""
+        reason = self._fault(post, kind)
         if reason is not None:
             return reason
-        self._remember(post)
-        if offer.kind != "same entities":
+        self._texts.add(post)
+        if kind != "same entities":
             self._names.update({entity.name.casefold() for entity in post.entities})
         return post
 
     def _fault(self, post: Post, kind: Kind) -> str | None:
         limits, words = self.limits, [token for token in post.tokens if token[0].isalnum()]
+        if post in self._held_out:
+            return "a text that is held out"
+        if self._held_out.alike(post) > limits.alike:
+            return "too much like a text that is held out"
         if not limits.low <= len(words) <= limits.high:
             return "too short or too long"
         if bool(post.entities) == (kind == "no entities"):
             return "entities where none were asked for" if post.entities else "no entity"
-        if _folded(post) in self._texts:
+        if post in self._texts:
             return "a text that is there already"
-        if self._alike(_shingles(post.tokens)) > limits.alike:
+        if self._texts.alike(post) > limits.alike:
             return "too much like another text"
         if any(self._names[entity.name.casefold()] >= limits.per_name for entity in post.entities):
             return "a name that is there often enough"
         return self.style.conflict(post, limits.at_least) if self.check_style else None
-
-    def _alike(self, shingles: Shingles) -> float:
-        """The largest Jaccard similarity to what is remembered."""
-        shared = Counter(index for one in shingles for index in self._near.get(one, ()))
-        return max(
-            (both / (len(shingles) + len(self._kept[i]) - both) for i, both in shared.items()),
-            default=0.0,
-        )
-
-    def _remember(self, post: Post) -> None:
-        self._texts.add(_folded(post))
-        shingles = _shingles(post.tokens)
-        for one in shingles:
-            self._near.setdefault(one, []).append(len(self._kept))
-        self._kept.append(shingles)
 
 
 def mixed(seeds: Sequence[Post], synthetic: Sequence[Post], ratio: float, seed: int) -> list[Post]:
