@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ccks_data import SCORED, Prepared, Release, Size, prepare, read_release, shared_texts
+from ccks_data import GROUP, SCORED, Prepared, Release, Size, prepare, read_release, shared_texts
 
 from groundling.atomic import write_bytes
 from groundling.config_gmner import TaggingConfig
@@ -124,8 +124,8 @@ def page(
     yield "# Synthetic sentences on CCKS: what they are worth, and what the leak is"
     yield ""
     yield (
-        "Made by `python bench/ccks_curve.py SOURCE --page docs/results/ccks.md`; no figure on this "
-        "page is typed."
+        "Made by `python bench/ccks_curve.py SOURCE --page docs/results/ccks.md`; no figure on "
+        "this page is typed."
     )
     yield ""
     yield from _setting(release, seeds, numbers)
@@ -155,20 +155,21 @@ def _setting(release: Release, seeds: Sequence[Seed], numbers: Sequence[int]) ->
     }
     entities = _range([sum(len(post.entities) for post in one.held_out) for one in prepared])
     epochs = config.tuning.epochs if config.tuning else 0
+    drawn = ", ".join(map(str, numbers))
     yield (
-        f"ccks-aug says which of its sentences are synthetic by their order alone: its train holds "
-        f"{len(release.labelled)} labelled posts, {len(release.made)} sentences made near these, 20 "
-        "a post, the test posts with tags of unknown origin, and sentences made near the test "
-        "posts. All figures are F1 of words and type (rule `span`) in percent, mean ± standard "
-        f"deviation of seeds {', '.join(map(str, numbers))}; each seed draws its own split."
+        "ccks-aug says which of its sentences are synthetic by their order alone: its train holds "
+        f"{len(release.labelled)} labelled posts, {len(release.made)} sentences made near these, "
+        f"{GROUP} a post, the test posts with tags of unknown origin, and sentences made near the "
+        "test posts. All figures are F1 of words and type (rule `span`) in percent, mean ± "
+        f"standard deviation of seeds {drawn}; each seed draws its own split."
     )
     yield ""
     yield (
         f"- **Held-out posts**: of the labelled posts {sizes['held_out']} are held out "
-        f"({entities} entities), {sizes['dev']} choose the epoch, {sizes['train']} are learnt from; "
-        "no text, letter case folded, is on two sides. The sentences made near the labelled posts "
-        "are screened like those that `groundling refineg` asks for, and against held-out posts "
-        "and dev: see below."
+        f"({entities} entities), {sizes['dev']} choose the epoch, {sizes['train']} are learnt "
+        "from; no text, letter case folded, is on two sides. The sentences made near the labelled "
+        "posts are screened like those that `groundling refineg` asks for, and against held-out "
+        "posts and dev: see below."
     )
     yield (
         f"- **Released dev, unseen**: the same taggers on {SCORED} posts drawn from the released "
@@ -180,8 +181,8 @@ def _setting(release: Release, seeds: Sequence[Seed], numbers: Sequence[int]) ->
     )
     yield ""
     yield (
-        f"The tagger is a BiLSTM-CRF from scratch (`recipes/gmner/{RECIPE.name}`), at most {epochs} "
-        f"epochs, {config.patience} without a gain end it. The texts are English."
+        f"The tagger is a BiLSTM-CRF from scratch (`recipes/gmner/{RECIPE.name}`), at most "
+        f"{epochs} epochs, {config.patience} without a gain end it. The texts are English."
     )
     yield ""
 
@@ -201,11 +202,11 @@ def _reading(seeds: Sequence[Seed]) -> Iterator[str]:
     leak = [seed.leaky[None].f1["released"] - seed.honest[None].f1["released"] for seed in seeds]
     over = [seed.leaky[None].f1["released"] - seed.honest[None].f1["held-out"] for seed in seeds]
     yield (
-        f"All screened sentences are worth {_spread(gains, sign='+')} points on held-out posts. The "
-        f"leak is worth {_spread(leak, sign='+')} points on the same posts of the released dev: "
-        "their texts are in train, and so are sentences that were made near the same test posts. "
-        f"The figure of the released split lies {_spread(over, sign='+')} points above that of "
-        "held-out posts."
+        f"All screened sentences are worth {_spread(gains, sign='+')} points on held-out posts. "
+        f"The leak is worth {_spread(leak, sign='+')} points on the same posts of the released "
+        "dev: their texts are in train, and so are sentences that were made near the same test "
+        f"posts. The figure of the released split lies {_spread(over, sign='+')} points above that "
+        "of held-out posts."
     )
     yield ""
 

@@ -12,143 +12,33 @@ same name beside it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from routing_oracle import Oracle
+from routing_study import REACH, Draw, Study, Tagged, applied, mean_curve, read_tagged, study
 
 from groundling.atomic import write_bytes
-from groundling.config_gmner import RefinementConfig, TaggingConfig
-from groundling.data.jsonl import read_predictions
-from groundling.errors import DataError, GroundlingError
-from groundling.metrics import Counts, Floats
-from groundling.records import SCHEMES, Mention, Post, Scheme
-from groundling.refine import apply
+from groundling.config_gmner import TaggingConfig
+from groundling.errors import GroundlingError
+from groundling.metrics import Floats
+from groundling.records import SCHEMES
 from groundling.report.line_chart import LineChart, Series, draw_lines
 from groundling.report.panel import sheet
-from groundling.routing import (
-    Curve,
-    Key,
-    Outcome,
-    Routing,
-    ask_order,
-    choose_routing,
-    chosen,
-    routing_curve,
-    span_counts,
-)
+from groundling.routing import Curve, choose_routing
 from groundling.rundir import stored_config
-from groundling.tagging import read_split
 
 ACCURACIES = (0.6, 0.7, 0.8, 0.9, 1.0)
 DRAWN = (0.7, 0.8, 0.9, 1.0)
 """Accuracies that have a panel in the figures."""
-BUDGETS = (0.1, 0.2, 0.3, 0.5, 1.0)
+BUDGETS = (0.1, 0.3, 0.5, 1.0)
 PLACES = tuple(range(0, 101, 10))
 """Shares of calls in the figures and tables, in percent."""
 GRID = 5
 """Points of F1 that the figures' range is rounded to."""
-REACH = RefinementConfig().reach
-
-
-@dataclass(frozen=True, slots=True)
-class Tagged:
-    """A split, and what the tagger found in it, by post."""
-
-    posts: tuple[Post, ...]
-    mentions: dict[str, list[Mention]]
-
-    @property
-    def total(self) -> int:
-        """Mentions."""
-        return sum(map(len, self.mentions.values()))
-
-    def counts(self, mentions: Mapping[str, Sequence[Mention]]) -> Counts:
-        """Right, said and gold mentions, by span and type, were `mentions` the tagger's."""
-        rows = [span_counts(post.entities, mentions[post.id]) for post in self.posts]
-        right, said, gold = (
-            sum(getattr(row, name) for row in rows) for name in ("right", "predicted", "gold")
-        )
-        return Counts(right, said, gold)
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One oracle's answers about every mention of a split, and the two curves they give."""
-
-    outcomes: dict[Key, Outcome]
-    by_uncertainty: Curve
-    at_random: Curve
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """The draws of an accuracy on both splits; the n-th of dev and of test are one oracle."""
-
-    accuracy: float
-    dev: list[Draw]
-    test: list[Draw]
-
-
-def read_tagged(run: Path, source: Path, split: str, scheme: Scheme) -> Tagged:
-    """A split and the run's mentions of it. Raises DataError where they do not belong together."""
-    posts = read_split(source, split)
-    path = run / f"predictions/{split}.jsonl"
-    said = {one.id: one for one in read_predictions(path, scheme)}
-    if said.keys() != {post.id for post in posts} or any(one.failure for one in said.values()):
-        raise DataError(path, f"does not tag the {len(posts)} posts of {split} of {source}")
-    found = {
-        key: [Mention(p.start or 0, p.end or 0, p.type, p.score) for p in one.predictions]
-        for key, one in said.items()
-    }
-    tagged = Tagged(posts, found)
-    stored = json.loads((run / f"scores/{split}.json").read_text(encoding="utf-8"))
-    f1 = stored["rules"]["span"]["mner"]["f1"]
-    if abs(100 * tagged.counts(found).f1 - f1) > 0.005:
-        raise DataError(path, f"has another F1 than the run says ({f1}); was {source} changed?")
-    return tagged
-
-
-def ask_everything(tagged: Tagged, oracle: Oracle) -> Draw:
-    """Put every mention to the oracle; its seed also draws the random order."""
-    outcomes = {
-        (post.id, place): oracle.ask(post, mention)
-        for post in tagged.posts
-        for place, mention in enumerate(tagged.mentions[post.id])
-    }
-    orders = (
-        ask_order(tagged.mentions),
-        ask_order(tagged.mentions, "random", oracle.seed),
-    )
-    curves = [routing_curve(tagged.posts, tagged.mentions, outcomes, order) for order in orders]
-    return Draw(outcomes, *curves)
-
-
-def study(dev: Tagged, test: Tagged, scheme: Scheme, accuracy: float, draws: int) -> Study:
-    """As many oracles of an accuracy as `draws`, each asked about both splits."""
-    oracles = [Oracle(scheme, accuracy, REACH, seed) for seed in range(draws)]
-    on_dev, on_test = (
-        [ask_everything(tagged, oracle) for oracle in oracles] for tagged in (dev, test)
-    )
-    return Study(accuracy, on_dev, on_test)
-
-
-def applied(test: Tagged, draw: Draw, routing: Routing) -> tuple[float, float]:
-    """The share of test's mentions that a routing asks about, and F1 with what that brings."""
-    keys = chosen(test.mentions, routing)
-    after = apply(test.mentions, {key: draw.outcomes[key] for key in keys})
-    return len(keys) / test.total, test.counts(after).f1
-
-
-def mean_curve(curves: Sequence[Curve]) -> Floats:
-    """(mentions + 1,) F1 in percent, the mean of curves over one corpus."""
-    return 100 * np.mean([curve.f1 for curve in curves], axis=0)
 
 
 # -------------------------------------------------------------------------------------------- page
