@@ -20,7 +20,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ccks_data import GROUP, SCORED, Prepared, Release, Size, prepare, read_release, shared_texts
+from ccks_data import (
+    GROUP,
+    SCORED,
+    Prepared,
+    Release,
+    Size,
+    kept_names,
+    prepare,
+    read_release,
+    shared_texts,
+)
 
 from groundling.atomic import write_bytes
 from groundling.config_gmner import TaggingConfig
@@ -35,6 +45,8 @@ from groundling.tagging import run_tagging
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gmner" / "ccks-bilstm-crf.yaml"
 SIZES: tuple[Size, ...] = (0, 100, 500, None)
+UPDATES, LEAST, MOST = 1200, 4, 15
+"""Optimiser steps that a run's epochs come to, and how many epochs that may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +97,18 @@ class Runs:
 
     def _run(self, place: Path, sentences: int, seed: int) -> Outcome:
         splits = ["held-out", "released"]
-        changes = {"data.source": str(place / "posts"), "seed": seed, "evaluate": splits}
-        config = load_config(TaggingConfig, self._recipe, changes)
-        metrics = run_tagging(config, place / "run", quiet=self._quiet)
         posts = {
             name: read_posts(place / f"posts/{name}.jsonl", scheme=CCKS).posts
             for name in ("train", *splits)
         }
+        changes = {
+            "data.source": str(place / "posts"),
+            "seed": seed,
+            "evaluate": splits,
+            "tuning.epochs": epochs_for(len(posts["train"]), self._recipe),
+        }
+        config = load_config(TaggingConfig, self._recipe, changes)
+        metrics = run_tagging(config, place / "run", quiet=self._quiet)
         scores = metrics["scores"]
         return Outcome(
             sentences,
@@ -99,6 +116,13 @@ class Runs:
             {name: shared_texts(posts[name], posts["train"]) for name in splits},
             len(metrics["fit"]["dev_mner_f1"]),
         )
+
+
+def epochs_for(posts: int, recipe: Path) -> int:
+    """Epochs over so many posts that come to UPDATES steps, within LEAST and MOST."""
+    config = load_config(TaggingConfig, recipe, {"data.source": "-"})
+    batch = config.tuning.batch_size if config.tuning else 1
+    return min(MOST, max(LEAST, round(UPDATES * batch / posts)))
 
 
 COLUMNS = (
@@ -154,14 +178,20 @@ def _setting(release: Release, seeds: Sequence[Seed], numbers: Sequence[int]) ->
         for name in ("train", "dev", "held_out")
     }
     entities = _range([sum(len(post.entities) for post in one.held_out) for one in prepared])
-    epochs = config.tuning.epochs if config.tuning else 0
     drawn = ", ".join(map(str, numbers))
+    near_test, near_labelled = kept_names(release)
     yield (
-        "ccks-aug says which of its sentences are synthetic by their order alone: its train holds "
-        f"{len(release.labelled)} labelled posts, {len(release.made)} sentences made near these, "
-        f"{GROUP} a post, the test posts with tags of unknown origin, and sentences made near the "
-        "test posts. All figures are F1 of words and type (rule `span`) in percent, mean ± "
-        f"standard deviation of seeds {drawn}; each seed draws its own split."
+        "ccks-aug tells its labelled posts from synthetic sentences by their order alone: its "
+        f"train holds {len(release.labelled)} labelled posts, {len(release.made)} sentences made near "
+        f"these, {GROUP} a post in another order, the test posts with tags of unknown origin, "
+        "and sentences made near each test post. That it does can be seen by names: "
+        f"{near_test.kept} of {near_test.groups} groups keep those of the test post of their "
+        f"place, {near_labelled.kept} of {near_labelled.groups} those of some labelled post."
+    )
+    yield ""
+    yield (
+        "All figures are F1 of words and type (rule `span`) in percent, mean ± standard deviation "
+        f"of seeds {drawn}; each seed draws its own split."
     )
     yield ""
     yield (
@@ -181,8 +211,9 @@ def _setting(release: Release, seeds: Sequence[Seed], numbers: Sequence[int]) ->
     )
     yield ""
     yield (
-        f"The tagger is a BiLSTM-CRF from scratch (`recipes/gmner/{RECIPE.name}`), at most "
-        f"{epochs} epochs, {config.patience} without a gain end it. The texts are English."
+        f"The tagger is a BiLSTM-CRF from scratch (`recipes/gmner/{RECIPE.name}`); "
+        f"its epochs come to {UPDATES} steps, at least {LEAST} and at most {MOST}, and "
+        f"{config.patience} without a gain end it. The texts are English."
     )
     yield ""
 

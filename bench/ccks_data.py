@@ -17,6 +17,7 @@ from groundling.data.leaks import Leaks, find_leaks, folded_text, honest_split
 from groundling.errors import DataError
 from groundling.records import CCKS, Post
 from groundling.screening import Sides, screen_posts
+from groundling.synthesis.origins import explained
 from groundling.synthesis.screen import mixed
 
 Posts = tuple[Post, ...]
@@ -69,6 +70,36 @@ def read_release(source: Path) -> Release:
     return Release(
         train[LABELLED], train[MADE], published, splits["dev"], find_leaks(splits, folded_text)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many groups of sentences keep the names of a post that they should be near."""
+
+    kept: int
+    groups: int
+
+
+def kept_names(release: Release) -> tuple[Kept, Kept]:
+    """Whether the parts are what their order says, for what has entities: groups of 10 near the
+    test post of the same place, and groups of 20 near any labelled post.
+    """
+    near, test = (
+        release.published[NEAR_TEST],
+        release.published[NEAR_TEST.stop :][: TEST.stop - TEST.start],
+    )
+    by_place = [
+        explained(near[10 * place : 10 * place + 10], [post]) > 0
+        for place, post in enumerate(test)
+        if post.entities
+    ]
+    groups = [release.made[first : first + GROUP] for first in range(0, len(release.made), GROUP)]
+    by_names = [
+        explained(group, release.labelled) > 0
+        for group in groups
+        if any(post.entities for post in group)
+    ]
+    return Kept(sum(by_place), len(by_place)), Kept(sum(by_names), len(by_names))
 
 
 @dataclass(frozen=True, slots=True)

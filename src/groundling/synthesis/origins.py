@@ -22,23 +22,18 @@ def nearer_held_out(
     Names are compared with letter case folded. A group of no post's names, or of names that a seed
     has as well, is nearer to no held-out post.
     """
+    return explained(group, held_out, share) > explained(group, seeds, share)
+
+
+def explained(group: Sequence[Post], posts: Sequence[Post], share: float = SHARE) -> int:
+    """Most names of a post that occur together in a share of a group's sentences."""
     rows = [_names(post) for post in group]
     least = share * len(group)
-    frequent = {
-        name for row in rows for name in row if sum(name in other for other in rows) >= least
-    }
-    return _explained(rows, held_out, frequent, least) > _explained(rows, seeds, frequent, least)
-
-
-def _explained(
-    rows: Sequence[frozenset[str]], posts: Sequence[Post], frequent: set[str], least: float
-) -> int:
-    """Most names of a post that occur together in at least `least` of the rows."""
     return max(
         (
             len(names)
             for names in {_names(post) for post in posts}
-            if names <= frequent and sum(names <= row for row in rows) >= least
+            if sum(names <= row for row in rows) >= least
         ),
         default=0,
     )
