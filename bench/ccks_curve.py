@@ -45,7 +45,7 @@ from groundling.tagging import run_tagging
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gmner" / "ccks-bilstm-crf.yaml"
 SIZES: tuple[Size, ...] = (0, 100, 500, None)
-UPDATES, LEAST, MOST = 1200, 4, 15
+UPDATES, LEAST, MOST = 1200, 4, 40
 """Optimiser steps that a run's epochs come to, and how many epochs that may be."""
 
 
@@ -182,8 +182,8 @@ def _setting(release: Release, seeds: Sequence[Seed], numbers: Sequence[int]) ->
     near_test, near_labelled = kept_names(release)
     yield (
         "ccks-aug tells its labelled posts from synthetic sentences by their order alone: its "
-        f"train holds {len(release.labelled)} labelled posts, {len(release.made)} sentences made near "
-        f"these, {GROUP} a post in another order, the test posts with tags of unknown origin, "
+        f"train holds {len(release.labelled)} labelled posts, {len(release.made)} sentences made "
+        f"near these, {GROUP} a post in another order, the test posts with tags of unknown origin, "
         "and sentences made near each test post. That it does can be seen by names: "
         f"{near_test.kept} of {near_test.groups} groups keep those of the test post of their "
         f"place, {near_labelled.kept} of {near_labelled.groups} those of some labelled post."

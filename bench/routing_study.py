@@ -22,6 +22,7 @@ from groundling.routing import (
     Outcome,
     Routing,
     ask_order,
+    choose_routing,
     chosen,
     routing_curve,
     span_counts,
@@ -117,6 +118,28 @@ def applied(test: Tagged, draw: Draw, routing: Routing) -> tuple[float, float]:
     keys = chosen(test.mentions, routing)
     after = apply(test.mentions, {key: draw.outcomes[key] for key in keys})
     return len(keys) / test.total, test.counts(after).f1
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The mean over draws of a threshold that dev chose, and what it came to on test: calls in
+    percent of the mentions, F1 in percent, and F1 of as many calls in random order.
+    """
+
+    threshold: float
+    calls: float
+    f1: float
+    at_random: float
+
+
+def within(test: Tagged, one: Study, budget: float) -> Used:
+    """Choose the threshold on dev within a budget of calls, and use it on test, draw by draw."""
+    rows = []
+    for on_dev, on_test in zip(one.dev, one.test, strict=True):
+        routing = choose_routing(on_dev.by_uncertainty, budget)
+        share, f1 = applied(test, on_test, routing)
+        rows.append((routing.threshold, 100 * share, 100 * f1, 100 * on_test.at_random.at(share)))
+    return Used(*map(float, np.mean(rows, axis=0)))
 
 
 def mean_curve(curves: Sequence[Curve]) -> Floats:

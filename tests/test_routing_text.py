@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import routing_text as bench
 from routing_oracle import Oracle, truth
-from routing_study import Tagged, ask_everything, read_tagged, study
+from routing_study import Tagged, applied, ask_everything, read_tagged, study, within
 
 from groundling.config_gmner import TaggingConfig
 from groundling.data.jsonl import write_posts
 from groundling.errors import DataError
 from groundling.records import TWITTER, Entity, Mention, Post
 from groundling.refine import apply
+from groundling.routing import choose_routing
 from groundling.settings import load_config
 from groundling.tagging import run_tagging
 
@@ -127,7 +128,7 @@ def test_asking_a_perfect_oracle_about_everything_leaves_no_wrong_mention(
     after = test.counts(apply(test.mentions, draw.outcomes))
     assert after.right == after.predicted
     assert after.f1 == draw.by_uncertainty.f1[-1]
-    share, f1 = bench.applied(test, draw, bench.choose_routing(draw.by_uncertainty, 1.0))
+    share, f1 = applied(test, draw, choose_routing(draw.by_uncertainty, 1.0))
     assert share > 0
     assert f1 == draw.by_uncertainty.at(share)
 
@@ -139,6 +140,11 @@ def test_the_page_tells_the_figures_of_the_draws(tagged: Callable[[str], Tagged]
     row = next(line for line in lines if line.startswith("| 70% | random"))
     ends = [100 * draw.at_random.f1[-1] for draw in studies[1].test]
     assert row.endswith(f" {sum(ends) / 2:.2f} |")
+    used = within(test, studies[1], 0.3)
+    assert used.calls <= 30
+    assert f"| 70% | 30% | {used.threshold:.3f} | {used.calls:.1f} | {used.f1:.2f} |" in "\n".join(
+        lines
+    )
     (verdict,) = [line for line in lines if line.startswith("Asking about everything leaves")]
     assert "at an accuracy of" in verdict
     hurt = next(line for line in lines if line.startswith("| 0% |") and line.count("|") == 6)
