@@ -37,10 +37,11 @@ from groundling.config_gmner import TaggingConfig
 from groundling.data.jsonl import read_posts
 from groundling.data.leaks import format_leaks
 from groundling.errors import GroundlingError
-from groundling.records import CCKS
+from groundling.records import CCKS, Post
 from groundling.report.line_chart import LineChart, Series, draw_lines
 from groundling.report.panel import sheet
 from groundling.settings import load_config
+from groundling.synthesis.origins import SHARE
 from groundling.tagging import run_tagging
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gmner" / "ccks-bilstm-crf.yaml"
@@ -82,18 +83,15 @@ class Runs:
         """Make every run of a seed, or go on with it."""
         folder = self._out / f"seed-{seed}"
         prepared = prepare(self._release, seed, folder / "screening")
-        made = {"honest": prepared.synthetic, "published": self._release.published}
-        outcomes: dict[str, dict[Size, Outcome]] = {}
-        for name, sentences in made.items():
-            outcomes[name] = {}
-            for size in SIZES:
-                if size == 0 and "honest" in outcomes and name != "honest":
-                    outcomes[name][size] = outcomes["honest"][size]
-                    continue
-                place = folder / f"{name}-{'all' if size is None else size}"
-                used = prepared.write(place / "posts", sentences, size, seed)
-                outcomes[name][size] = self._run(place, used, seed)
-        return Seed(prepared, outcomes["honest"], outcomes["published"])
+
+        def outcome(name: str, made: Sequence[Post], size: Size) -> Outcome:
+            place = folder / f"{name}-{'all' if size is None else size}"
+            return self._run(place, prepared.write(place / "posts", made, size, seed), seed)
+
+        honest = {size: outcome("honest", prepared.synthetic, size) for size in SIZES}
+        published = self._release.published
+        leaky = {size: outcome("published", published, size) for size in SIZES if size != 0}
+        return Seed(prepared, honest, {0: honest[0]} | leaky)
 
     def _run(self, place: Path, sentences: int, seed: int) -> Outcome:
         splits = ["held-out", "released"]
@@ -250,9 +248,10 @@ def _screening(seeds: Sequence[Seed], numbers: Sequence[int]) -> Iterator[str]:
     yield "## What the screen refused"
     yield ""
     yield (
-        "By seed. A group of 20 counts as written near a held-out post where such a post's names "
-        "occur together in eight of its sentences, and no learnt post's names explain as much; "
-        "groups without names cannot be told, their texts alone are compared."
+        "By seed; held out are here the posts that choose the epoch, too. A group of "
+        f"{GROUP} counts as written near a held-out post where all names of such a post stand in "
+        f"{SHARE:.0%} of its sentences, and no post that is learnt from has as many there; groups "
+        "without names cannot be told, their texts alone are compared."
     )
     yield ""
     yield "| | " + " | ".join(f"seed {number}" for number in numbers) + " |"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from groundling.atomic import write_bytes
 from groundling.config_gmner import SynthesisConfig
 from groundling.data.formats import read_splits
 from groundling.data.jsonl import read_posts, write_posts
@@ -84,10 +85,8 @@ def kept_names(release: Release) -> tuple[Kept, Kept]:
     """Whether the parts are what their order says, for what has entities: groups of 10 near the
     test post of the same place, and groups of 20 near any labelled post.
     """
-    near, test = (
-        release.published[NEAR_TEST],
-        release.published[NEAR_TEST.stop :][: TEST.stop - TEST.start],
-    )
+    near, others = release.published[NEAR_TEST], release.published[NEAR_TEST.stop :]
+    test = others[: TEST.stop - TEST.start]
     by_place = [
         explained(near[10 * place : 10 * place + 10], [post]) > 0
         for place, post in enumerate(test)
@@ -144,7 +143,7 @@ def prepare(release: Release, seed: int, folder: Path) -> Prepared:
     if not summary.is_file():
         sides = Sides(parts.train, (*honest.held_out, *parts.held_out))
         done = screen_posts(release.made, sides, CCKS, SynthesisConfig(), folder, GROUP)
-        summary.write_text(json.dumps(done.to_json()), encoding="utf-8")
+        write_bytes(summary, json.dumps(done.to_json()).encode())
     known = {folded_text(post) for post in (*release.labelled, *release.made)}
     others = [post for post in release.dev if folded_text(post) not in known]
     drawn = np.random.default_rng([seed, 83]).permutation(len(others))[:SCORED]
