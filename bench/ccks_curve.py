@@ -250,8 +250,8 @@ def _screening(seeds: Sequence[Seed], numbers: Sequence[int]) -> Iterator[str]:
     yield (
         "By seed; held out are here the posts that choose the epoch, too. A group of "
         f"{GROUP} counts as written near a held-out post where all names of such a post stand in "
-        f"{SHARE:.0%} of its sentences, and no post that is learnt from has as many there; groups "
-        "without names cannot be told, their texts alone are compared."
+        f"{100 * SHARE:.0f} % of its sentences, and no post that is learnt from has as many there; "
+        "groups without names cannot be told, their texts alone are compared."
     )
     yield ""
     yield "| | " + " | ".join(f"seed {number}" for number in numbers) + " |"

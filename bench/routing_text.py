@@ -103,11 +103,16 @@ def summary(test: Tagged, studies: Sequence[Study]) -> str:
     used = within(test, one, BUDGETS[1])
     f1 = mean_curve([draw.by_uncertainty for draw in one.test])
     return (
-        f"**With an oracle that is right {one.accuracy:.0%} of the time and the threshold chosen "
-        f"on dev for at most {BUDGETS[1]:.0%} of calls, F1 on test goes from {f1[0]:.2f} to "
-        f"{used.f1:.2f}**; as many calls at random make it {used.at_random:.2f}, asking about "
+        f"**With an oracle that is right {share(one.accuracy)} of the time and the threshold "
+        f"chosen on dev for at most {share(BUDGETS[1])} of calls, F1 on test goes from {f1[0]:.2f} "
+        f"to {used.f1:.2f}**; as many calls at random make it {used.at_random:.2f}, asking about "
         f"everything {f1[-1]:.2f}."
     )
+
+
+def share(part: float) -> str:
+    """A share in whole percent."""
+    return f"{100 * part:.0f} %"
 
 
 def _curves(split: str, studies: Sequence[Study]) -> Iterator[str]:
@@ -122,7 +127,7 @@ def _curves(split: str, studies: Sequence[Study]) -> Iterator[str]:
             ("random", [draw.at_random for draw in draws]),
         ):
             cells = [f"{np.mean(_at(curves, place)):.2f}" for place in PLACES]
-            yield f"| {one.accuracy:.0%} | {name} | " + " | ".join(cells) + " |"
+            yield f"| {share(one.accuracy)} | {name} | " + " | ".join(cells) + " |"
     yield ""
 
 
@@ -145,8 +150,8 @@ def _budgets(test: Tagged, studies: Sequence[Study]) -> Iterator[str]:
         for budget in BUDGETS:
             used = within(test, one, budget)
             yield (
-                f"| {one.accuracy:.0%} | {budget:.0%} | {used.threshold:.3f} | {used.calls:.1f} | "
-                f"{used.f1:.2f} | {used.at_random:.2f} |"
+                f"| {share(one.accuracy)} | {share(budget)} | {used.threshold:.3f} | "
+                f"{used.calls:.1f} | {used.f1:.2f} | {used.at_random:.2f} |"
             )
     yield ""
 
@@ -167,7 +172,7 @@ def _crossings(precision: float, studies: Sequence[Study]) -> Iterator[str]:
         best, calls = int(np.argmax(f1)), len(f1) - 1
         enough = int(np.argmax(f1 >= f1[-1]))
         yield (
-            f"| {one.accuracy:.0%} | {100 * best / calls:.1f} % | {f1[best] - f1[0]:+.2f} | "
+            f"| {share(one.accuracy)} | {100 * best / calls:.1f} % | {f1[best] - f1[0]:+.2f} | "
             f"{f1[-1] - f1[0]:+.2f} | {100 * enough / calls:.1f} % |"
         )
     yield ""
@@ -203,7 +208,7 @@ def figure(split: str, studies: Sequence[Study]) -> str:
     panels = [
         draw_lines(
             LineChart(
-                f"F1 (%) by calls (%): {one.accuracy:.0%} right, {split}",
+                f"F1 (%) by calls (%): {share(one.accuracy)} right, {split}",
                 [str(place) for place in PLACES],
                 series,
                 low,
