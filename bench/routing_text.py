@@ -241,17 +241,14 @@ def _lines(draws: Sequence[Draw]) -> list[Series]:
 
 def tagger_name(config: TaggingConfig) -> str:
     """A tagger in a few words."""
-    kind = "BiLSTM" if config.tagger.backend == "bilstm" else config.tagger.path or "MiniLM"
-    head = "CRF" if config.tagger.head == "crf" else "linear head"
-    extras = [
-        word
-        for word, there in (
-            ("characters", config.tagger.characters and config.tagger.backend == "encoder"),
-            ("knowledge", config.tagger.knowledge),
-        )
-        if there
-    ]
-    return ", ".join([f"{kind} with a {head}", *extras, f"seed {config.seed}"])
+    tagger = config.tagger
+    names = {"encoder": tagger.path or "MiniLM", "bilstm": "BiLSTM"}
+    if tagger.backend not in names:
+        return f"{tagger.backend}, {tagger.path}, seed {config.seed}"
+    head = "CRF" if tagger.head == "crf" else "linear head"
+    beside = tagger.backend == "encoder" and tagger.characters
+    extras = ["characters"] * beside + ["knowledge"] * tagger.knowledge
+    return ", ".join([f"{names[tagger.backend]} with a {head}", *extras, f"seed {config.seed}"])
 
 
 def main() -> None:
