@@ -86,6 +86,7 @@ GROUPS = {
             "report",
             "refine",
             "rounds",
+            "screening",
             "synthesise",
             "fitted",
             "tagging",

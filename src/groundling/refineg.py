@@ -32,8 +32,9 @@ from groundling.refine import Asked, Refinery, record, refine, summary, validate
 from groundling.routing import Curve
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
+from groundling.screening import training_posts
 from groundling.stage import Stage
-from groundling.synthesise import synthesise, training_posts
+from groundling.synthesise import synthesise
 from groundling.tagging import TAGGER, fingerprint, fit, tag_split, ungrounded
 
 STAGES = ("synth", "fit", "refine", "ground")

@@ -8,8 +8,6 @@ starts anew each time, in the order of the seeds, so that its outcome depends on
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from groundling.asking import ask_all
-from groundling.atomic import write_bytes
 from groundling.config_gmner import SynthesisConfig
 from groundling.data.jsonl import write_posts
 from groundling.data.mentions import words
@@ -27,6 +24,7 @@ from groundling.errors import RunError
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
 from groundling.records import Failure, Post, Scheme
+from groundling.screening import Screened, limits_of, write_lines
 from groundling.synthesis.prompts import (
     Kind,
     Sentence,
@@ -38,7 +36,7 @@ from groundling.synthesis.prompts import (
     sentence_messages,
     tokenised,
 )
-from groundling.synthesis.screen import Limits, Offer, Screen, distinct, mixed
+from groundling.synthesis.screen import Offer, Screen
 from groundling.synthesis.style import style_of
 
 Wanted = tuple[Post, Kind]
@@ -46,25 +44,16 @@ Wanted = tuple[Post, Kind]
 
 
 @dataclass
-class Synthesised:
-    """What came of it: `posts` that stay, and why the other sentences do not, by reason."""
+class Synthesised(Screened):
+    """Sentences that were asked for, and the questions that failed, by stage."""
 
-    posts: list[Post] = field(default_factory=list)
     questions: int = 0
-    offered: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         """The summary of a command."""
-        return {
-            "questions": self.questions,
-            "failed": dict(self.failed.most_common()),
-            "offered": self.offered,
-            "kept": len(self.posts),
-            "refused": dict(self.refused.most_common()),
-            "distinct_bigrams": round(distinct(self.posts), 4),
-        }
+        asked = {"questions": self.questions, "failed": dict(self.failed.most_common())}
+        return asked | super().to_json()
 
 
 def synthesise(
@@ -87,7 +76,7 @@ def synthesise(
     done = Synthesised(questions=len(wanted))
     told: list[dict[str, Any]] = []
     style, tokenise = style_of(seeds), tokenisation_of(seeds)
-    screen = Screen(scheme, style, _limits(settings), seeds, settings.check_style, tokenise)
+    screen = Screen(scheme, style, limits_of(settings), seeds, settings.check_style, tokenise)
     for (post, kind), answer in zip(wanted, answers, strict=True):
         if isinstance(answer, Failure):
             done.failed[answer.stage] += 1
@@ -98,8 +87,7 @@ def synthesise(
             offer = Offer(sentence, post.id, kind, number)
             told.append(_screened(screen, offer, done) | {"model": assistant.name})
     write_posts(folder / "synthetic.jsonl", done.posts, scheme)
-    lines = (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in told)
-    write_bytes(folder / "provenance.jsonl", b"".join(lines))
+    write_lines(folder / "provenance.jsonl", told)
     return done
 
 
@@ -110,13 +98,6 @@ def tokenisation_of(seeds: Sequence[Post]) -> Tokenise:
     """
     tokens = {token for post in seeds for token in post.tokens}
     return words if all(words(token) == (token,) for token in tokens) else tokenised
-
-
-def training_posts(
-    seeds: Sequence[Post], synthetic: Sequence[Post], settings: SynthesisConfig
-) -> list[Post]:
-    """What a tagger is trained on: the seeds, and synthetic sentences up to the ratio."""
-    return mixed(seeds, synthetic, settings.ratio, settings.seed)
 
 
 def write_profile(
@@ -183,8 +164,6 @@ def _ask(
 
 def _screened(screen: Screen, offer: Offer, done: Synthesised) -> dict[str, Any]:
     """Take a sentence or not; its line of provenance."""
-    fate = screen.take(offer)
-    done.offered += 1
     told = {
         "id": offer.id,
         "seed": offer.seed,
@@ -192,17 +171,4 @@ def _screened(screen: Screen, offer: Offer, done: Synthesised) -> dict[str, Any]
         "text": offer.sentence.text,
         "entities": [{"name": name, "type": kind} for name, kind in offer.sentence.entities],
     }
-    if isinstance(fate, str):
-        done.refused[fate] += 1
-        return {**told, "refused": fate}
-    done.posts.append(fate)
-    return told
-
-
-def _limits(settings: SynthesisConfig) -> Limits:
-    return Limits(
-        math.ceil(settings.low / 2),
-        settings.high + math.ceil(settings.high / 3),
-        settings.alike,
-        settings.per_name,
-    )
+    return told | done.note(screen.take(offer))

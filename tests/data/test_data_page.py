@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from groundling.cli import data, score
+from groundling.cli import data, score, tagger
 from groundling.data.schemes import read_scheme
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -19,8 +19,9 @@ def test_its_commands_parse() -> None:
     commands = parser.add_subparsers(required=True)
     data.add_parser(commands)
     score.add_parser(commands)
+    tagger.add_parser(commands)
     lines = [line for line in PAGE.splitlines() if line.startswith("    groundling ")]
-    assert len(lines) == 8
+    assert len(lines) == 12
     for line in lines:
         parser.parse_args(shlex.split(line)[1:])
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundling.cli import data_predictions, data_texts
+from groundling.cli import data_predictions, data_screen, data_texts
 from groundling.cli.sources import (
     FORMATS,
     add_images,
@@ -96,6 +96,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add_skip_bad(convert)
     convert.set_defaults(func=_convert)
     data_texts.add_parsers(commands)
+    data_screen.add_parser(commands)
     data_predictions.add_parsers(commands)
 
 

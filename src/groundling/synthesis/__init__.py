@@ -3,6 +3,7 @@
     prompts   what is asked, and what counts as an answer: sentences with marked names
     style     how the seed posts are annotated: what is marked there, and what is not
     screen    which sentences may stay: sound, new, diverse, in the seeds' own style
+    origins   near which post sentences were written, where nobody wrote it down
 
 The wording of ReFineG's prompts and its rules against "domain knowledge conflict" are not on its
 page. From its released run it is known that every post was sent to an LLM, which returned ten

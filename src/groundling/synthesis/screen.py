@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,11 +46,43 @@ class Offer:
         return f"{self.seed}.{self.kind.split()[0]}.{self.number}"
 
 
+class _Texts:
+    """Texts to compare others with, letter case folded."""
+
+    def __init__(self, posts: Iterable[Post] = ()) -> None:
+        self._folded: set[str] = set()
+        self._near: dict[tuple[str, ...], list[int]] = {}
+        self._kept: list[Shingles] = []
+        for post in posts:
+            self.add(post)
+
+    def add(self, post: Post) -> None:
+        """Remember a post's text."""
+        self._folded.add(_folded(post))
+        shingles = _shingles(post.tokens)
+        for one in shingles:
+            self._near.setdefault(one, []).append(len(self._kept))
+        self._kept.append(shingles)
+
+    def __contains__(self, post: Post) -> bool:
+        return _folded(post) in self._folded
+
+    def alike(self, post: Post) -> float:
+        """The largest Jaccard similarity of word trigrams to a text of these; 0 without any."""
+        shingles = _shingles(post.tokens)
+        shared = Counter(index for one in shingles for index in self._near.get(one, ()))
+        return max(
+            (both / (len(shingles) + len(self._kept[i]) - both) for i, both in shared.items()),
+            default=0.0,
+        )
+
+
 @dataclass
 class Screen:
     """Takes sentences one by one; remembers those that stay.
 
-    `tokenise` makes tokens of their texts as those of the seeds are made.
+    `tokenise` makes tokens of their texts as those of the seeds are made. Nothing stays that has
+    the text of a post in `held_out`, or is too much like one.
     """
 
     scheme: Scheme
@@ -59,16 +91,13 @@ class Screen:
     seeds: Sequence[Post]
     check_style: bool = True
     tokenise: Tokenise = tokenised
-    _texts: set[str] = field(default_factory=set)
-    _own: dict[str, set[str]] = field(default_factory=dict)
+    held_out: Sequence[Post] = ()
     _used: Counter[str] = field(default_factory=Counter)
-    _near: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
-    _kept: list[Shingles] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for post in self.seeds:
-            self._remember(post)
-            self._own[post.id] = _names(post)
+        self._texts = _Texts(self.seeds)
+        self._held_out = _Texts(self.held_out)
+        self._own = {post.id: names_of(post) for post in self.seeds}
 
     def take(self, offer: Offer) -> Post | str:
         """The sentence as a post with its entities, or why it does not stay."""
@@ -76,42 +105,43 @@ class Screen:
             post = to_post(offer.sentence, offer.id, self.scheme, self.tokenise)
         except ValueError as fault:
             return str(fault)
-        new_names = _names(post) - self._own.get(offer.seed, set())
-        reason = self._fault(post, offer.kind, new_names)
+        return self.admit(post, offer.kind, self._own.get(offer.seed, set()))
+
+    def admit(self, post: Post, kind: Kind, own: Collection[str]) -> Post | str:
+        """A sentence that is a post already, or why it does not stay.
+
+        `own` are the names, letter case folded, of what it was written near: no limit is on them.
+        """
+        new_names = names_of(post).difference(own)
+        reason = self._fault(post, kind, new_names)
         if reason is not None:
             return reason
-        self._remember(post)
+        self._texts.add(post)
         self._used.update(new_names)
         return post
 
     def _fault(self, post: Post, kind: Kind, new_names: set[str]) -> str | None:
         limits, words = self.limits, [token for token in post.tokens if token[0].isalnum()]
+        if post in self._held_out:
+            return "a text that is held out"
+        if self._held_out.alike(post) > limits.alike:
+            return "too much like a text that is held out"
         if not limits.low <= len(words) <= limits.high:
             return "too short or too long"
         if bool(post.entities) == (kind == "no entities"):
             return "entities where none were asked for" if post.entities else "no entity"
-        if _folded(post) in self._texts:
+        if post in self._texts:
             return "a text that is there already"
-        if self._alike(_shingles(post.tokens)) > limits.alike:
+        if self._texts.alike(post) > limits.alike:
             return "too much like another text"
         if any(self._used[name] >= limits.per_name for name in new_names):
             return "a name that is there often enough"
         return self.style.conflict(post, limits.at_least) if self.check_style else None
 
-    def _alike(self, shingles: Shingles) -> float:
-        """The largest Jaccard similarity to what is remembered."""
-        shared = Counter(index for one in shingles for index in self._near.get(one, ()))
-        return max(
-            (both / (len(shingles) + len(self._kept[i]) - both) for i, both in shared.items()),
-            default=0.0,
-        )
 
-    def _remember(self, post: Post) -> None:
-        self._texts.add(_folded(post))
-        shingles = _shingles(post.tokens)
-        for one in shingles:
-            self._near.setdefault(one, []).append(len(self._kept))
-        self._kept.append(shingles)
+def names_of(post: Post) -> set[str]:
+    """The names of its entities, letter case folded."""
+    return {entity.name.casefold() for entity in post.entities}
 
 
 def mixed(seeds: Sequence[Post], synthetic: Sequence[Post], ratio: float, seed: int) -> list[Post]:
@@ -137,10 +167,6 @@ def _shingles(tokens: Sequence[str]) -> Shingles:
 def _grams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     folded = [token.casefold() for token in tokens]
     return (tuple(folded[i : i + n]) for i in range(len(folded) - n + 1))
-
-
-def _names(post: Post) -> set[str]:
-    return {entity.name.casefold() for entity in post.entities}
 
 
 def _folded(post: Post) -> str:
