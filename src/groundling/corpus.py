@@ -77,7 +77,7 @@ def draw_world(folder: Path, data: ToyworldData, seed: int) -> None:
         "dev": data.validation_queries,
         "test": data.test_queries,
     }
-    write_world(folder, queries, seed)
+    write_world(folder, queries, seed, data.vague)
 
 
 def read_world(folder: Path, seed: int) -> Corpus:
@@ -96,6 +96,17 @@ def read_release(data: GmnerData) -> Corpus:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name the release's own")
     return read_corpus(source, images)
+
+
+def draw_labelled(posts: Sequence[Post], count: int | None, seed: int) -> list[Post]:
+    """The posts that count as labelled, drawn by the seed, in corpus order; None takes all.
+
+    A larger count only adds to what a smaller one draws.
+    """
+    import numpy as np
+
+    drawn = np.random.default_rng([seed, 71]).permutation(len(posts)).tolist()
+    return [posts[index] for index in sorted(drawn[:count])]
 
 
 def split_training(

@@ -15,11 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from groundling.assistants import Assistants
 from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
-from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
+from groundling.corpus import Corpus, SplitName, draw_labelled, draw_world, read_release, read_world
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
 from groundling.errors import RunError
 from groundling.gmner import Told, ground_posts
@@ -29,6 +27,7 @@ from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
 from groundling.refine import Asked, Refinery, refine, summary, validate
+from groundling.report.routing_chart import routing_sheet
 from groundling.routing import ask_order, routing_curve
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
@@ -107,9 +106,7 @@ class _Work:
                 stage.event("data")
         if config.data.toyworld is not None:
             self.corpus = read_world(self.run.path / WORLD, config.seed)
-        train = self.corpus.splits["train"]
-        drawn = np.random.default_rng([config.seed, 71]).permutation(len(train)).tolist()
-        self.seeds = [train[index] for index in sorted(drawn[: config.data.labelled])]
+        self.seeds = draw_labelled(self.corpus.splits["train"], config.data.labelled, config.seed)
 
     def synthesise(self) -> None:
         """Labelled sentences near the labelled posts."""
@@ -185,6 +182,10 @@ class _Work:
                 }
                 if settings.whole_curve:
                     told["validation_f1_random"] = self._by_chance(refinery, dev, of_dev)
+                    drawn = routing_sheet(
+                        told["validation_f1"], told["validation_f1_random"], "MNER F1 on validation"
+                    )
+                    stage.write_bytes("refinement/curve.svg", drawn.encode())
                 rows = [json.dumps(one.to_json(), ensure_ascii=False) for one in asked]
                 stage.write_bytes("refinement/test.jsonl", "\n".join([*rows, ""]).encode())
             stage.write_json("refinement/summary.json", told)
