@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 import numpy as np
-from refineg_toy_runs import ALONE, DRAWS, EXAMPLES, FULL, VARIANTS, Measured, Routed, Run, Shown
+from refineg_toy_runs import ALONE, DRAWS, FULL, SPLITS, Measured, Routed, Run, Shown
 
 from groundling.metrics import Floats, f1_scores, ratios
 from groundling.report.line_chart import LineChart, Series, common_range, draw_lines
@@ -19,12 +19,12 @@ from groundling.scoring.resample import (
     paired_difference,
     percentile_interval,
 )
-from groundling.scoring.rule import GMNER, MNER
+from groundling.scoring.rule import GMNER, MNER, Task, Unit
 from groundling.scoring.span import RULE
 from groundling.scoring.triples import triple_counts
 
 RESAMPLES = 1000
-_SPLITS = {"dev": "validation", "test": "test"}
+_NAMES = {"dev": "validation", "test": "test"}
 _TOLD = (1, 2, 3, 4, 5, 7)
 """Places of SHARES that the table of routing tells."""
 
@@ -97,21 +97,20 @@ def _ablation(measured: Measured) -> Iterator[str]:
         "| grounding |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|"
-    for variant in VARIANTS:
-        runs = measured.runs[variant.name]
+    for name, runs in measured.runs.items():
         cells = [
             _spread([_f1(run, "grounded", task) for run in runs]) for task in ("mner", "gmner")
         ]
-        gain = "" if variant is FULL else _words(_difference(measured, variant.name, "gmner"))
+        gain = "" if name == FULL.name else _words(_difference(measured, name, "gmner"))
         calls = [f"{mean(column):.0f}" for column in zip(*map(_calls, runs), strict=True)]
-        yield f"| {variant.name} | " + " | ".join([*cells, gain, *calls]) + " |"
+        yield f"| {name} | " + " | ".join([*cells, gain, *calls]) + " |"
     yield ""
-    for variant in VARIANTS[1:]:
-        found = [_difference(measured, variant.name, task) for task in ("mner", "gmner")]
+    for name in list(measured.runs)[1:]:
+        found = [_difference(measured, name, task) for task in ("mner", "gmner")]
         told = [
             f"{task} {_verdict(one)}" for task, one in zip(("MNER", "GMNER"), found, strict=True)
         ]
-        yield f"- **{FULL.name} against {variant.name}**: {', '.join(told)}."
+        yield f"- **{FULL.name} against {name}**: {', '.join(told)}."
     yield ""
     dev = mean(run.metrics["refinement"]["validation_mentions"] for run in measured.runs[FULL.name])
     budget = measured.config.refinement.budget if measured.config.refinement else 0.0
@@ -139,7 +138,7 @@ def _difference(measured: Measured, other: str, task: str) -> Difference:
 
 def _counts(runs: Sequence[Run], task: str) -> Floats:
     """Right, predicted and gold of every test post of all seeds, (P, 3)."""
-    wanted = {GMNER if task == "gmner" else MNER: "span"}
+    wanted: dict[Task, Unit] = {GMNER if task == "gmner" else MNER: "span"}
     found = [triple_counts(align(run.test, run.said), RULE, wanted)[:, 0] for run in runs]
     return np.concatenate(found)
 
@@ -167,7 +166,7 @@ def _tagger(measured: Measured) -> Iterator[str]:
             _spread([_f1(run, stage, "mner") for run in runs]) for stage in ("tagger", "refined")
         ]
         asked = [run.metrics["refinement"] for run in runs]
-        share = mean(100 * one["asked"] / one["mentions"] for one in asked)
+        share = 100 * sum(one["asked"] for one in asked) / sum(one["mentions"] for one in asked)
         yield f"| {name} | " + " | ".join([*cells, f"{share:.0f} %"]) + " |"
     yield ""
     sides = [_tagged(runs) for runs in (full, alone)]
@@ -201,7 +200,7 @@ def _routing(measured: Measured) -> Iterator[str]:
         "| random | difference |"
     )
     yield "|---:|---:|---:|---:|---:|---:|---:|"
-    sides = {split: _pooled(measured.routed[split]) for split in _SPLITS}
+    sides = {split: _pooled(measured.routed[split]) for split in SPLITS}
     for place in _TOLD:
         cells = []
         for uncertain, by_chance in sides.values():
@@ -211,9 +210,10 @@ def _routing(measured: Measured) -> Iterator[str]:
         yield f"| {100 * SHARES[place]:.0f} % | " + " | ".join(cells) + " |"
     yield ""
     for split, (uncertain, by_chance) in sides.items():
-        area = paired_difference(uncertain, by_chance, _area, RESAMPLES, 0)
+        flat = (one.reshape(len(one), -1) for one in (uncertain, by_chance))
+        area = paired_difference(*flat, _area, RESAMPLES, 0)
         yield (
-            f"- **Uncertainty against random order, mean F1 over all shares, {_SPLITS[split]}**: "
+            f"- **Uncertainty against random order, mean F1 over all shares, {_NAMES[split]}**: "
             f"{_verdict(area)}."
         )
     uncertain = sides["test"][0]
@@ -230,19 +230,22 @@ def _pooled(routed: Sequence[Routed]) -> tuple[Floats, Floats]:
 
 
 def _area(counts: Floats) -> Floats:
-    """Mean F1 over the shares, by trapezoids: counts (..., S, 3) → (...)."""
-    f1 = f1_scores(counts)
+    """Mean F1 over the shares, by trapezoids: counts (..., S · 3) → (...)."""
+    f1 = f1_scores(counts.reshape(*counts.shape[:-1], len(SHARES), 3))
     return np.asarray(((f1[..., 1:] + f1[..., :-1]) / 2).mean(axis=-1))
 
 
 def _call_panels(measured: Measured) -> list[Panel]:
     panels = []
-    for split, words in _SPLITS.items():
+    for split in SPLITS:
         sides = _pooled(measured.routed[split])
         levels = [(100 * f1_scores(one.sum(axis=0))).tolist() for one in sides]
         panels.append(
             routing_panel(
-                f"MNER F1, {words}", levels[0], levels[1], (_bands(sides[0]), _bands(sides[1]))
+                f"MNER F1, {_NAMES[split]}",
+                levels[0],
+                levels[1],
+                (_bands(sides[0]), _bands(sides[1])),
             )
         )
     return panels
@@ -320,18 +323,19 @@ def _name(way: Shown) -> str:
 
 def _example_panels(measured: Measured) -> list[Panel]:
     few, many = _pools(measured)
+    examples = sorted({way.examples for way in measured.shown})
     drawn: dict[str, list[Series]] = {}
     for pool, words in ((few, f"{few} posts"), (many, "all posts")):
         rows = {}
         for choose in ("similarity", "random"):
-            ways = [Shown(pool, "similarity", 0), *(Shown(pool, choose, k) for k in EXAMPLES)]
+            ways = [Shown(pool, choose if k else "similarity", k) for k in examples]
             rows[choose] = [_accuracy(measured.shown[way]) for way in ways]
         drawn[f"Accuracy, in the picture, pool of {words}"] = [
             _series("nearest", rows["similarity"], "a"),
             _series("random", rows["random"], "b", dashed=True),
         ]
     levels = [[v for s in series for v in s.values] for series in drawn.values()]
-    places = [str(k) for k in (0, *EXAMPLES)]
+    places = [str(k) for k in examples]
     top = max(
         end for series in drawn.values() for s in series for pair in s.band for end in pair or ()
     )

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from groundling.assistants import Assistants
-from groundling.config_gmner import GroundingConfig, InContextConfig, RefinegConfig
+from groundling.config_gmner import RefinegConfig
 from groundling.corpus import Corpus, draw_labelled, read_world
 from groundling.data.jsonl import read_predictions
-from groundling.grounding_ways import Ways
-from groundling.groundings import predictions_of
+from groundling.groundings import Grounding, predictions_of
+from groundling.in_context import InContextGrounding, make_pool
 from groundling.metrics import Floats
-from groundling.models.registry import compute_threads
+from groundling.models.endpoints import endpoint_config
+from groundling.models.registry import compute_threads, open_embedders, open_question
 from groundling.provenance import provenance
 from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
 from groundling.refine import Refinery, apply
@@ -61,6 +62,8 @@ VARIANTS = (
 )
 
 Choose = Literal["similarity", "random"]
+Split = Literal["dev", "test"]
+SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,8 @@ class Run:
     folder: Path
     metrics: dict[str, Any]
     test: tuple[Post, ...]
-    said: list[PostPrediction]
-    tagged: list[PostPrediction]
+    said: Sequence[PostPrediction]
+    tagged: Sequence[PostPrediction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,55 +123,51 @@ class Runs:
         fit = run_refineg(config, folder, until="fit", quiet=self._quiet)
         return float(max(fit["dev_mner_f1"]))
 
-    def routed(self, split: Literal["dev", "test"], seed: int) -> Routed:
-        """Asks about every mention that the whole method's tagger found in a split."""
+    def routed(self, seed: int) -> dict[Split, Routed]:
+        """Asks about every mention that the whole method's tagger found on validation and test."""
         config, corpus, work = self._world(seed, "curves")
         assert config.refinement is not None
-        posts, scheme = corpus.splits[split], SCHEMES[config.scheme]
-        stored = self._folder(FULL, seed) / f"mentions/{split}.jsonl"
-        mentions = {
-            one.id: [Mention(p.start or 0, p.end or 0, p.type, p.score) for p in one.predictions]
-            for one in read_predictions(stored, scheme)
-        }
-        keys = ask_order(mentions)
         with Assistants(config.endpoint, config.simulator, work, seed) as assistants:
             assistant = assistants.open("refinement", config.refinement.endpoint)
-            refinery = Refinery(assistant, scheme, config.refinement, work / "asked.journal")
-            asked = refinery.ask(posts, mentions, keys)
-        outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
+            scheme, journal = SCHEMES[config.scheme], work / "asked.journal"
+            refinery = Refinery(assistant, scheme, config.refinement, journal)
+            found: dict[Split, Routed] = {}
+            for split in SPLITS:
+                stored = self._folder(FULL, seed) / f"mentions/{split}.jsonl"
+                said = read_predictions(stored, scheme)
+                found[split] = _routed(refinery, corpus.splits[split], said)
+        return found
 
-        def counts(order: Sequence[Key]) -> Floats:
-            rows = []
-            for share in SHARES:
-                first = order[: math.floor(share * len(order) + 1e-9)]
-                after = apply(mentions, {key: outcomes[key] for key in first})
-                found = [span_counts(post.entities, after[post.id]) for post in posts]
-                rows.append([(one.right, one.predicted, one.gold) for one in found])
-            return np.array(rows, dtype=float).swapaxes(0, 1)
-
-        drawn = [counts(ask_order(mentions, "random", draw)) for draw in range(DRAWS)]
-        return Routed(counts(keys), np.mean(drawn, axis=0))
-
-    def grounded(self, shown: Shown, seed: int) -> Floats:
+    def grounded(self, ways: Sequence[Shown], seed: int) -> list[Floats]:
         """Right and all gold mentions of test by post: in all, groundable, ungroundable (P, 3, 2).
 
         The mentions are the gold ones; nothing but the examples differs.
         """
         config, corpus, work = self._world(seed, "examples")
-        labelled = draw_labelled(corpus.splits["train"], shown.labelled, seed)
-        changes = {"choose": shown.choose, "examples": shown.examples}
-        settings: InContextConfig = config.in_context.model_copy(update=changes)
-        posts = corpus.splits["test"]
-        gold = {p.id: [Mention(e.start, e.end, e.type) for e in p.entities] for p in posts}
-        keys = [(post.id, place) for post in posts for place in range(len(gold[post.id]))]
-        items = [(post, mention) for post in posts for mention in gold[post.id]]
-        name = f"{shown.choose}-{shown.examples}-of-{len(labelled)}"
+        settings, train = config.in_context, corpus.splits["train"]
+        keys = {"endpoint": "http://unnamed", "model": "", **config.endpoint, **settings.endpoint}
+        question = open_question(endpoint_config(keys).convention, settings.max_tokens)
+        embedders = open_embedders(settings)
+        found = []
         with Assistants(config.endpoint, config.simulator, work, seed) as assistants:
-            ways = Ways(GroundingConfig(way="icl"), settings, config.endpoint, assistants, labelled)
-            located = ways.open().locate(items, work / name)
-        found = predictions_of(posts, gold, dict(zip(keys, located, strict=True)))
-        said = [_record(post.id, found[post.id]) for post in posts]
-        return isr_counts(judge_posts(align(posts, said)))[:, [0, 2, 3], -1]
+            assistant = assistants.open("grounding", settings.endpoint)
+            for shown in ways:
+                labelled = draw_labelled(train, shown.labelled, seed)
+                name = f"{shown.choose}-{shown.examples}-of-{len(labelled)}"
+                changes = {"choose": shown.choose, "examples": shown.examples}
+                grounding = InContextGrounding(
+                    assistant,
+                    question,
+                    make_pool(labelled),
+                    embedders,
+                    settings.model_copy(update=changes),
+                )
+                found.append(_grounded(grounding, corpus.splits["test"], work / name))
+        return found
+
+    def train_posts(self, seed: int) -> int:
+        """Training posts of a seed's world, labelled or not."""
+        return len(self._world(seed, "examples")[1].splits["train"])
 
     def _world(self, seed: int, name: str) -> tuple[RefinegConfig, Corpus, Path]:
         corpus = read_world(self._folder(FULL, seed) / "data", seed)
@@ -194,8 +193,7 @@ class Measured:
     """The tagger's validation F1 with synthesis and without, by labelled posts and vagueness."""
     runs: Mapping[str, list[Run]]
     """By variant."""
-    routed: Mapping[str, list[Routed]]
-    """By split."""
+    routed: Mapping[Split, list[Routed]]
     train_posts: list[int]
     shown: Mapping[Shown, list[Floats]]
 
@@ -205,8 +203,10 @@ def measure(
     seeds: Sequence[int],
     search_seed: int,
     search: Sequence[tuple[int, float]] = SEARCH,
+    variants: Sequence[Variant] = VARIANTS,
+    examples: Sequence[int] = EXAMPLES,
 ) -> Measured:
-    """Run what is missing."""
+    """Run what is missing. `variants` begin with FULL and hold ALONE."""
     found = {
         place: (
             runs.validation_f1(FULL, *place, search_seed),
@@ -214,26 +214,63 @@ def measure(
         )
         for place in search
     }
-    done = {variant.name: [runs.of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    routed = {split: [runs.routed(split, seed) for seed in seeds] for split in ("dev", "test")}
+    done = {variant.name: [runs.of(variant, seed) for seed in seeds] for variant in variants}
+    routed = [runs.routed(seed) for seed in seeds]
+    chosen: tuple[Choose, ...] = ("similarity", "random")
     ways = [
         Shown(pool, choose, k)
         for pool in (runs.config.data.labelled, None)
-        for choose in ("similarity", "random")
-        for k in (0, *EXAMPLES)
+        for choose in chosen
+        for k in (0, *examples)
         if k or choose == "similarity"
     ]
-    shown = {way: [runs.grounded(way, seed) for seed in seeds] for way in ways}
-    train = [
-        len(read_world(run.folder / "data", run.seed).splits["train"]) for run in done[FULL.name]
+    shown = [runs.grounded(ways, seed) for seed in seeds]
+    return Measured(
+        runs.config,
+        seeds,
+        search_seed,
+        found,
+        done,
+        {split: [one[split] for one in routed] for split in SPLITS},
+        [runs.train_posts(seed) for seed in seeds],
+        dict(zip(ways, map(list, zip(*shown, strict=True)), strict=True)),
+    )
+
+
+def _routed(refinery: Refinery, posts: Sequence[Post], said: Sequence[PostPrediction]) -> Routed:
+    mentions = {
+        one.id: [Mention(p.start or 0, p.end or 0, p.type, p.score) for p in one.predictions]
+        for one in said
+    }
+    keys = ask_order(mentions)
+    asked = refinery.ask(posts, mentions, keys)
+    outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
+
+    def counts(order: Sequence[Key]) -> Floats:
+        rows = []
+        for share in SHARES:
+            first = order[: math.floor(share * len(order) + 1e-9)]
+            after = apply(mentions, {key: outcomes[key] for key in first})
+            found = [span_counts(post.entities, after[post.id]) for post in posts]
+            rows.append([(one.right, one.predicted, one.gold) for one in found])
+        return np.array(rows, dtype=float).swapaxes(0, 1)
+
+    drawn = [counts(ask_order(mentions, "random", draw)) for draw in range(DRAWS)]
+    return Routed(counts(keys), np.mean(drawn, axis=0))
+
+
+def _grounded(grounding: Grounding, posts: Sequence[Post], work: Path) -> Floats:
+    gold = {post.id: [Mention(e.start, e.end, e.type) for e in post.entities] for post in posts}
+    keys = [(post.id, place) for post in posts for place in range(len(gold[post.id]))]
+    items = [(post, mention) for post in posts for mention in gold[post.id]]
+    located = dict(zip(keys, grounding.locate(items, work), strict=True))
+    said = [
+        PostPrediction(key, failure=found)
+        if isinstance(found, Failure)
+        else PostPrediction(key, found)
+        for key, found in predictions_of(posts, gold, located).items()
     ]
-    return Measured(runs.config, seeds, search_seed, found, done, routed, train, shown)
-
-
-def _record(post_id: str, found: tuple[Any, ...] | Failure) -> PostPrediction:
-    if isinstance(found, Failure):
-        return PostPrediction(post_id, failure=found)
-    return PostPrediction(post_id, found)
+    return isr_counts(judge_posts(align(posts, said)))[:, [0, 2, 3], -1]
 
 
 def _slug(name: str) -> str:
