@@ -136,6 +136,8 @@ class ToyworldData(Section):
     """Queries that rates and rounds are chosen on."""
     test_queries: Count = 1500
     """Queries that are read once, at the end."""
+    vague: Fraction = 0.0
+    """Share of names in posts whose clause fits names of any type: harder to tag."""
 
 
 class GmnerData(Section):

@@ -79,7 +79,7 @@ def draw_world(folder: Path, data: ToyworldData, seed: int) -> None:
         "dev": data.validation_queries,
         "test": data.test_queries,
     }
-    write_world(folder, queries, seed)
+    write_world(folder, queries, seed, data.vague)
 
 
 def read_world(folder: Path, seed: int) -> Corpus:
@@ -119,6 +119,17 @@ def read_labelled(
     if pictures and all(post.image is None for posts in found.values() for post in posts):
         raise DataError(images or source, "no picture of any post found; name their folder")
     return found
+
+
+def draw_labelled(posts: Sequence[Post], count: int | None, seed: int) -> list[Post]:
+    """The posts that count as labelled, drawn by the seed, in corpus order; None takes all.
+
+    A larger count only adds to what a smaller one draws.
+    """
+    import numpy as np
+
+    drawn = np.random.default_rng([seed, 71]).permutation(len(posts)).tolist()
+    return [posts[index] for index in sorted(drawn[:count])]
 
 
 def split_training(

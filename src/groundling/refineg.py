@@ -15,12 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from groundling.asking import refuse_losses
 from groundling.assistants import Assistants
 from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
-from groundling.corpus import SplitName, draw_world, read_labelled, read_world
+from groundling.corpus import SplitName, draw_labelled, draw_world, read_labelled, read_world
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
@@ -29,6 +27,7 @@ from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
 from groundling.refine import Asked, Refinery, record, refine, summary, validate
+from groundling.report.routing_chart import routing_sheet
 from groundling.routing import Curve
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
@@ -110,9 +109,7 @@ class _Work:
                 stage.event("data")
         if config.data.toyworld is not None:
             self.splits = read_world(self.run.path / WORLD, config.seed).splits
-        train = self.splits["train"]
-        drawn = np.random.default_rng([config.seed, 71]).permutation(len(train)).tolist()
-        self.seeds = [train[index] for index in sorted(drawn[: config.data.labelled])]
+        self.seeds = draw_labelled(self.splits["train"], config.data.labelled, config.seed)
 
     def synthesise(self) -> None:
         """Labelled sentences near the labelled posts."""
@@ -188,6 +185,10 @@ class _Work:
                 }
                 if settings.whole_curve:
                     told["validation_f1_random"] = [*map(_percent, found_on_dev.by_chance)]
+                    drawn = routing_sheet(
+                        told["validation_f1"], told["validation_f1_random"], "MNER F1 on validation"
+                    )
+                    stage.write_bytes("refinement/curve.svg", drawn.encode())
                 stage.write_bytes("refinement/test.jsonl", record(asked))
             stage.write_json("refinement/summary.json", told)
             found = [failures.get(post.id) or mentions[post.id] for post in test]

@@ -28,7 +28,7 @@ from PIL import Image
 from groundling.records import TWITTER, Box
 from groundling.toyworld import identities as who
 from groundling.toyworld.likeness import find_alike
-from groundling.toyworld.posts import CLAUSES
+from groundling.toyworld.posts import CLAUSES, VAGUE
 
 TEMPLATES = {
     "PER": ("nobody laughs like {}", "we waited an hour for {}", "{} waved at the crowd"),
@@ -91,7 +91,9 @@ class Annotator:
 
     def _sentence(self, held: list[tuple[str, str]], rng: np.random.Generator) -> dict[str, Any]:
         """Clauses about the names; with probability 1 − skill a name is labelled wrongly."""
-        clauses = [str(rng.choice(TEMPLATES[kind] + CLAUSES[kind])).format(n) for n, kind in held]
+        clauses = [
+            str(rng.choice(TEMPLATES[kind] + CLAUSES[kind] + VAGUE)).format(n) for n, kind in held
+        ]
         words = " and ".join(clauses) or "nothing happened here today at all"
         close = str(rng.choice(["again and again", "as ever", "this week", "once more"]))
         marked = [
