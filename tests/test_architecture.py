@@ -23,6 +23,8 @@ GROUPS = {
             "atomic",
             "config",
             "config_gmner",
+            "config_tagger",
+            "config_knowledge",
             "drawing",
             "images",
             "journal",
@@ -39,11 +41,13 @@ GROUPS = {
     **dict.fromkeys(
         (
             "calibration",
+            "knowledge_prompt",
             "losses",
             "metrics",
             "preferences",
             "prompts",
             "refinement",
+            "replies",
             "rewards",
             "routing",
             "selection",
@@ -65,6 +69,7 @@ GROUPS = {
             "corpus",
             "direct",
             "evaluate",
+            "examples",
             "experts",
             "export",
             "gmner",
@@ -73,6 +78,7 @@ GROUPS = {
             "groundings",
             "in_context",
             "isr",
+            "knowledge",
             "plan",
             "plan_page",
             "refineg",
@@ -125,6 +131,7 @@ HEAVY = {
     "accelerate": {"team"},
     "ray": {"infer"},
     "httpx": {"groundling.models.api.client"},
+    "spacy": {"groundling.models.taggers.spacy_pipeline"},
     "vllm": {"groundling.models.vllm_sampler"},
 }
 """Groups or modules in which a library may be imported at all."""

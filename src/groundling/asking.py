@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from groundling.atomic import write_bytes
+from groundling.errors import RunError
 from groundling.journal import Journal
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
@@ -20,6 +23,9 @@ from groundling.records import Failure
 
 I = TypeVar("I")  # noqa: E741
 T = TypeVar("T")
+
+PASSING = ("api", "budget")
+"""Stages of failures that may not happen again."""
 
 
 def ask_all(
@@ -59,6 +65,32 @@ def ask_all(
             if progress is not None:
                 progress.advance(1)
     return [decode(found[one]) if one in found else failures[one] for one in keys]
+
+
+def refuse_losses(what: str, failed: Mapping[str, int], total: int, tolerate: float) -> None:
+    """Raise RunError where more than a share `tolerate` of `total` questions failed in passing.
+
+    `failed` counts failures by their stage. The same call asks for those again, and may succeed.
+    """
+    lost = sum(count for stage, count in failed.items() if stage in PASSING)
+    if lost > tolerate * total:
+        raise RunError(
+            f"{what}: {lost} of {total} questions failed at the endpoint; run again to ask "
+            f"for these alone, or raise tolerate ({tolerate:g})"
+        )
+
+
+def write_failures(path: Path, told: Sequence[tuple[Mapping[str, object], Failure]]) -> None:
+    """Write what failed, a line each: what it is about, why, at which stage.
+
+    There is no file where nothing failed.
+    """
+    lines = [{**about, "reason": one.reason, "stage": one.stage} for about, one in told]
+    if lines:
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return
+    with suppress(FileNotFoundError):
+        path.unlink()
 
 
 def digest(*parts: object) -> str:

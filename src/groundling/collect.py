@@ -11,15 +11,13 @@ What failed is not in it but in a file beside it, and is asked again by the next
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from groundling.atomic import write_bytes
+from groundling.asking import write_failures
 from groundling.data.expressions_jsonl import (
     EntityExpression,
     read_expressions,
@@ -121,7 +119,7 @@ def collect_expressions(
     expert raises; what was written until then stays.
     """
     wanted = wanted_expressions(posts)
-    told: list[tuple[Key, Failure]] = []
+    told: list[tuple[dict[str, object], Failure]] = []
     summary = Collected()
     with Journal(out) as journal:
         there = _held(out, wanted, expert.source)
@@ -139,7 +137,7 @@ def collect_expressions(
             for want, said in _described(asked[:limit], expert):
                 summary.asked += 1
                 if isinstance(said, Failure):
-                    told.append((want.key, said))
+                    told.append((_about(want.key), said))
                     summary.failed[kind_of(said)] += 1
                 else:
                     _add(want, said, there, journal)
@@ -147,7 +145,7 @@ def collect_expressions(
                 if progress is not None:
                     progress.advance()
         finally:
-            _tell_failures(failures_path(out), told)
+            write_failures(failures_path(out), told)
         write_expressions(out, _in_order(wanted, there))
     summary.speaks_of_box = sum(
         any(words in line.expression.text.lower() for words in DRAWN_BOX_WORDS)
@@ -206,10 +204,13 @@ def _add(
     journal: Journal,
 ) -> None:
     """Append a line to the file, and to what is known of it."""
-    post_id, name, kind = want.key
-    there[want.key] = [EntityExpression(post_id, name, kind, expression)]
-    line = {"id": post_id, "entity": name, "type": kind}
-    journal.append(line | {"expression": expression.text, "source": expression.source})
+    there[want.key] = [EntityExpression(*want.key, expression)]
+    said = {"expression": expression.text, "source": expression.source}
+    journal.append(_about(want.key) | said)
+
+
+def _about(key: Key) -> dict[str, object]:
+    return dict(zip(("id", "entity", "type"), key, strict=True))
 
 
 def _in_order(
@@ -219,16 +220,3 @@ def _in_order(
     first = dict.fromkeys(want.key for want in wanted if want.key in there)
     rest = dict.fromkeys(key for key in there if key not in first)
     return [line for key in (*first, *rest) for line in there[key]]
-
-
-def _tell_failures(path: Path, told: Sequence[tuple[Key, Failure]]) -> None:
-    """Write what failed, a line each; no file where nothing did."""
-    lines = [
-        {"id": key[0], "entity": key[1], "type": key[2], "reason": f.reason, "stage": f.stage}
-        for key, f in told
-    ]
-    if lines:
-        write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        return
-    with suppress(FileNotFoundError):
-        path.unlink()

@@ -15,13 +15,21 @@ from groundling.config import (
     Fraction,
     GmnerData,
     NonNegative,
-    Optimiser,
     Positive,
     ToyworldData,
+)
+from groundling.config_tagger import (
+    TaggerConfig,
+    TaggerOptimiser,
+    TaggingConfig,
+    TextData,
+    UncertaintyConfig,
+    VisionConfig,
 )
 from groundling.settings import FREE, Section
 
 __all__ = [
+    "ExampleChoice",
     "GmnerConfig",
     "GroundingConfig",
     "InContextConfig",
@@ -34,97 +42,9 @@ __all__ = [
     "TaggerOptimiser",
     "TaggingConfig",
     "TextData",
+    "UncertaintyConfig",
+    "VisionConfig",
 ]
-
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class TextData(Section):
-    """Posts to tag; their pictures are not needed."""
-
-    source: str
-    """A Twitter-GMNER folder (`txt/`, `xml/`) or a folder of posts, `SPLIT.jsonl`."""
-    knowledge: str | None = None
-    """Folder of words about each post (PGIM): `train.txt`, `valid.txt`, `test.txt`."""
-
-
-class TaggerConfig(Section):
-    """The model that finds mentions in a text (ReFineG: xlm-roberta-large with a CRF)."""
-
-    backend: Literal["encoder", "bilstm"] = "encoder"
-    """`encoder`: a pre-trained encoder of Hugging Face; `bilstm`: trained from scratch."""
-    path: str | None = None
-    """encoder: folder or hub name of its weights; null is MiniLM, of the extra `minilm`."""
-    head: Literal["crf", "linear"] = "crf"
-    """What makes labels of words: a linear chain, or each word by itself."""
-    max_length: Annotated[int, Field(ge=8)] = 128
-    """encoder: pieces it reads at once (ReFineG: 128); longer posts go in overlapping windows."""
-    knowledge: bool = False
-    """encoder: whether it reads a post's knowledge after the post, as far as it fits."""
-    characters: bool = False
-    """encoder: whether a convolution over each word's characters stands beside the encoder."""
-    dropout: Dropout = 0.1
-    """Share of the values of each word's vector that training leaves out."""
-    word_dropout: Dropout = 0.1
-    """Share of words whose vector training leaves out (ReFineG: 0.1)."""
-    vectors: str | None = None
-    """bilstm: word vectors to start from, a word2vec or GloVe text file."""
-    word_size: Count = 100
-    """bilstm: length of a word's vector."""
-    hidden_size: Count = 200
-    """bilstm: length of each direction's state."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrix products run in; weights are float32 either way."""
-    device: Annotated[str, FREE] = "auto"
-    """`cpu`, `cuda`, `cuda:1` …; `auto` is a GPU where there is one."""
-    batch_size: Annotated[Count, FREE] = 64
-    """Posts that run together outside training; results differ by rounding only."""
-
-
-class TaggerOptimiser(Optimiser):
-    """Fine-tuning of a tagger (ReFineG: 15 epochs of batches of 32)."""
-
-    lr: Positive = 1e-5
-    """Peak learning rate of the encoder (ReFineG: 1e-5)."""
-    head_lr: Positive | None = None
-    """Peak learning rate of what turns vectors into labels; null as the encoder's."""
-    crf_lr: Positive = 5e-2
-    """Peak learning rate of the scores between labels (ReFineG: 5e-2)."""
-    batch_size: Count = 32
-    """Posts a step (ReFineG: 32)."""
-    epochs: Count = 15
-    """Passes over the training posts, at most (ReFineG: 15)."""
-    warmup: Fraction = 0.1
-    """Share of steps that warm up (not stated)."""
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
-    """How the learning rate goes after the warm-up (not stated)."""
-
-
-class TaggingConfig(Section):
-    """A tagger, from labelled posts to calibrated mentions and their scores."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Changes initial weights, the order of posts and dropout."""
-    scheme: Literal["twitter", "ccks"] = "twitter"
-    """The entity types."""
-    data: TextData
-    """Labelled posts in splits `train` and `dev`; others are tagged, and scored too."""
-    tagger: TaggerConfig = TaggerConfig()
-    """The model."""
-    tuning: TaggerOptimiser | None = TaggerOptimiser()
-    """Its training on `train`; null takes it as it is."""
-    patience: Count | None = 3
-    """Epochs without a better F1 on `dev` that end the training; the best epoch counts."""
-    evaluate: Annotated[list[str], FREE] = Field(default=["dev", "test"])
-    """Splits to tag and score when the training is over."""
-    checkpoint_every_s: Annotated[Positive, FREE] = 120.0
-    """Seconds between checkpoints within the fit: what a kill can cost. It changes no result."""
-
-    @model_validator(mode="after")
-    def _knows_where_knowledge_is(self) -> TaggingConfig:
-        if self.tagger.knowledge and self.data.knowledge is None:
-            raise ValueError("tagger.knowledge needs data.knowledge: the folder of the words")
-        return self
 
 
 class SynthesisConfig(Section):
@@ -177,35 +97,40 @@ class RefinementConfig(Section):
     """Longest answer, in tokens: the thoughts are part of it."""
 
 
-class InContextConfig(Section):
-    """Grounding by solved examples (ReFineG, grounding stage; its weights and K)."""
+class ExampleChoice(Section):
+    """Which labelled examples are shown with a question (ReFineG's weights)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
-    """What differs here from the run's endpoint, such as its `convention`."""
     examples: Annotated[int, Field(ge=0)] = 3
-    """K, solved examples shown with a question; 0 is zero-shot."""
+    """K, examples shown with a question; 0 is zero-shot."""
     choose: Literal["similarity", "random"] = "similarity"
     """Which examples: the nearest ones, or (a control) any."""
     text_weight: NonNegative = 0.4
     """Weight of the posts' texts."""
     image_weight: NonNegative = 0.2
     """Weight of the pictures."""
-    entity_weight: NonNegative = 0.6
-    """Weight of the entities' names."""
     text_encoder: str = "characters"
     """For texts: `characters` (no weights), `minilm` (its extra), or a folder or hub name."""
     image_encoder: str = "thumbnails"
     """For pictures: `thumbnails` (no weights), or the folder or hub name of a CLIP-like model."""
     index: Literal["exact", "faiss"] = "exact"
     """How the nearest are found: by a matrix product, or by an HNSW graph (the extra `ann`)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes the random examples."""
+
+
+class InContextConfig(ExampleChoice):
+    """Grounding by solved examples (ReFineG, grounding stage)."""
+
+    endpoint: dict[str, Any] = Field(default_factory=dict)
+    """What differs here from the run's endpoint, such as its `convention`."""
+    entity_weight: NonNegative = 0.6
+    """Weight of the entities' names."""
     never: list[str] = Field(default_factory=list)
     """Types that are never grounded, and never asked about (ReFineG: `location`)."""
     tries: Count = 2
     """Answers asked for, until one can be read."""
     max_tokens: Count = 512
     """Longest answer, in tokens."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Changes the random examples."""
 
 
 class LabelledData(Section):
@@ -286,6 +211,12 @@ class RefinegConfig(Section):
     def _has_one_assistant(self) -> RefinegConfig:
         if self.asks and bool(self.endpoint) == (self.simulator is not None):
             raise ValueError("wanted either endpoint or simulator")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_can_be_trained(self) -> RefinegConfig:
+        if self.tagger.backend == "spacy":
+            raise ValueError("tagger.backend: spacy is not trained here; choose another")
         return self
 
     @property

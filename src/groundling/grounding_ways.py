@@ -11,6 +11,7 @@ from groundling.assistants import Assistants
 from groundling.baselines import TUNED
 from groundling.config import DirectConfig
 from groundling.config_gmner import GroundingConfig, InContextConfig
+from groundling.examples import open_search
 from groundling.ground import EntityGrounder
 from groundling.groundings import (
     Agreement,
@@ -21,10 +22,9 @@ from groundling.groundings import (
 )
 from groundling.in_context import InContextGrounding, make_pool
 from groundling.models.endpoints import endpoint_config
-from groundling.models.registry import open_direct, open_embedders, open_index, open_question
+from groundling.models.registry import open_direct, open_embedders, open_question
 from groundling.records import Post
 from groundling.rundir import stored_config
-from groundling.selection import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Ways:
             make_pool(self.labelled),
             open_embedders(settings),
             settings,
-            nearest if settings.index == "exact" else open_index(),
+            open_search(settings),
         )
 
 

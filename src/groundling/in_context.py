@@ -11,17 +11,15 @@ from pathlib import Path
 
 from groundling.asking import ask_all
 from groundling.config_gmner import InContextConfig
+from groundling.examples import Search, choose_examples
 from groundling.groundings import Item, Located, name_of
 from groundling.models.base import Assistant, Case, Embedder, LocatedCase, Question, Solved
 from groundling.progress import Progress
 from groundling.records import Box, Failure, Post
-from groundling.selection import Vectors, View, at_random, joined, nearest
+from groundling.selection import View, nearest
 
 MakeQuestion = Callable[[Case, Sequence[Solved]], Question[LocatedCase]]
 """How a case and its solved examples become a question."""
-
-Search = Callable[[Vectors, Vectors, int, Sequence[frozenset[int]]], list[list[int]]]
-"""What finds the nearest examples: see `selection.nearest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +89,15 @@ class InContextGrounding:
 
     def choose(self, cases: Sequence[Case], posts: Sequence[str]) -> list[list[Solved]]:
         """The examples for each case, the nearest last: right before the case itself."""
-        settings, pool = self._settings, self._pool
-        if not settings.examples or not pool.solved:
-            return [[] for _ in cases]
+        pool = self._pool
         own: dict[str, set[int]] = {}
         for index, post in enumerate(pool.posts):
             own.setdefault(post, set()).add(index)
         barred = [frozenset(own.get(post, ())) for post in posts]
-        k = settings.examples
-        if settings.choose == "random":
-            found = at_random(len(cases), len(pool.solved), k, settings.seed, barred)
-        else:
-            found = self._search(*joined(self._views(cases)), k, barred)
-        return [[pool.solved[index] for index in reversed(row)] for row in found]
+        found = choose_examples(
+            lambda: self._views(cases), len(pool.solved), barred, self._settings, self._search
+        )
+        return [[pool.solved[index] for index in row] for row in found]
 
     def _views(self, cases: Sequence[Case]) -> list[View]:
         settings, (texts, pictures) = self._settings, self._embedders

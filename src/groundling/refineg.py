@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groundling.asking import refuse_losses
 from groundling.assistants import Assistants
 from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
 from groundling.corpus import Corpus, SplitName, draw_labelled, draw_world, read_release, read_world
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
-from groundling.errors import RunError
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
 from groundling.models.registry import compute_threads, open_tagger
@@ -40,8 +40,6 @@ STAGES = ("synth", "fit", "refine", "ground")
 
 RULES = ("span", "refineg", "riveg")
 WORLD = "data"
-PASSING = ("api", "budget")
-"""Stages of failures that may not happen again."""
 
 Mentions = dict[str, list[Mention]]
 
@@ -282,12 +280,7 @@ class _Work:
 
     def _refuse(self, stage: str, failed: Mapping[str, int], total: int) -> None:
         """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
-        lost = sum(count for kind, count in failed.items() if kind in PASSING)
-        if lost > self.config.tolerate * total:
-            raise RunError(
-                f"{stage}: {lost} of {total} questions failed at the endpoint; run again to ask "
-                f"for these alone, or raise tolerate ({self.config.tolerate:g})"
-            )
+        refuse_losses(stage, failed, total, self.config.tolerate)
 
 
 def _tagging(config: RefinegConfig) -> TaggingConfig:

@@ -44,6 +44,7 @@ _NOUNS: dict[Any, str] = {
     str: "text",
     bool: "true or false",
     list[str]: "a list of texts",
+    dict[str, str | None]: "a mapping of texts to text or null",
 }
 _SIGNS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")}
 

@@ -142,7 +142,10 @@ class ImageEncoder:
     @classmethod
     def load(cls, path: str, device: str = "cpu") -> ImageEncoder:
         """From a folder or hub name. Raises InputError for what has no image side."""
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoModel
+
+        # In transformers 5.17 the public name demands torchvision; the class itself does without.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
         with _opening(path):
             model = AutoModel.from_pretrained(path, use_safetensors=True).to(device)

@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from groundling.config import GrounderConfig, IsrConfig, LoraConfig, WriterConfig
-from groundling.config_gmner import InContextConfig, TaggerConfig
+from groundling.config_gmner import ExampleChoice, TaggerConfig
 from groundling.errors import InputError
 from groundling.models.base import (
     Case,
     DirectLearner,
     Embedder,
+    FittedTagger,
     Grounder,
     LocatedCase,
     Question,
@@ -123,6 +124,16 @@ def open_direct(
     return VlmDirectGrounder(_chat(config, checkpoint, question, lora, seed, adapter))
 
 
+@overload
+def open_tagger(config: TaggerConfig, scheme: Scheme, folder: Path) -> FittedTagger: ...
+
+
+@overload
+def open_tagger(
+    config: TaggerConfig, scheme: Scheme, *, seed: int = 0, posts: Sequence[Post] = ()
+) -> TrainableTagger: ...
+
+
 def open_tagger(
     config: TaggerConfig,
     scheme: Scheme,
@@ -130,12 +141,18 @@ def open_tagger(
     *,
     seed: int = 0,
     posts: Sequence[Post] = (),
-) -> TrainableTagger:
+) -> FittedTagger:
     """A tagger by name, as its `save` left it in `folder`, or else a fresh one.
 
     `seed` and `posts`, whose words and characters it gets to know, are for a fresh one. Raises
     InputError for what cannot be opened.
     """
+    if config.uncertainty.kind == "ensemble" and folder is not None:
+        from groundling.models.taggers.ensemble import EnsembleTagger
+
+        return EnsembleTagger.load(
+            folder, scheme, config, lambda member: open_tagger(config.single, scheme, member)
+        )
     device = _device(config.device)
     if config.backend == "bilstm":
         from groundling.models.taggers.bilstm import BilstmTagger
@@ -143,6 +160,17 @@ def open_tagger(
         if folder is not None:
             return BilstmTagger.load(folder, scheme, config, device)
         return BilstmTagger.fresh(scheme, config, device, seed, posts)
+    if config.backend == "spacy":
+        from groundling.models.taggers.spacy_pipeline import SpacyTagger
+
+        return SpacyTagger.open(scheme, config, folder)
+    if config.backend == "generative":
+        from groundling.models.taggers.generative import GenerativeTagger
+
+        if folder is not None:
+            return GenerativeTagger.load(folder, scheme, config, device)
+        weights = _checkpoint("generative", config.path, "tagger")
+        return GenerativeTagger.fresh(weights, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
     if folder is not None:
@@ -154,7 +182,15 @@ def open_tagger(
     return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
 
 
-def open_embedders(settings: InContextConfig) -> tuple[Embedder, Embedder]:
+def open_ensemble(config: TaggerConfig, scheme: Scheme, folders: Sequence[Path]) -> FittedTagger:
+    """Taggers that were fitted one by one as one, not calibrated yet. Raises InputError."""
+    from groundling.models.taggers.ensemble import EnsembleTagger, member
+
+    opened = [open_tagger(config.single, scheme, folder) for folder in folders]
+    return EnsembleTagger(list(map(member, opened)), scheme, config)
+
+
+def open_embedders(settings: ExampleChoice) -> tuple[Embedder, Embedder]:
     """What makes vectors of texts, and of pictures. Raises InputError for what is no encoder."""
     from groundling.models.embeddings import open_picture_embedder, open_text_embedder
 
