@@ -18,7 +18,7 @@ from groundling.groundings import Grounding, predictions_of
 from groundling.in_context import InContextGrounding, make_pool
 from groundling.metrics import Floats
 from groundling.models.endpoints import endpoint_config
-from groundling.models.registry import compute_threads, open_embedders, open_question
+from groundling.models.registry import compute_threads, open_embedders
 from groundling.provenance import provenance
 from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
 from groundling.refine import Refinery, apply
@@ -146,7 +146,7 @@ class Runs:
         config, corpus, work = self._world(seed, "examples")
         settings, train = config.in_context, corpus.splits["train"]
         keys = {"endpoint": "http://unnamed", "model": "", **config.endpoint, **settings.endpoint}
-        question = open_question(endpoint_config(keys).convention, settings.max_tokens)
+        convention = endpoint_config(keys).convention
         embedders = open_embedders(settings)
         found = []
         with Assistants(config.endpoint, config.simulator, work, seed) as assistants:
@@ -157,7 +157,7 @@ class Runs:
                 changes = {"choose": shown.choose, "examples": shown.examples}
                 grounding = InContextGrounding(
                     assistant,
-                    question,
+                    convention,
                     make_pool(labelled),
                     embedders,
                     settings.model_copy(update=changes),

@@ -21,8 +21,9 @@ from groundling.config import ToyworldData
 from groundling.config_gmner import TaggingConfig
 from groundling.corpus import draw_world
 from groundling.errors import GroundlingError
+from groundling.fitted import open_fitted
 from groundling.settings import load_config
-from groundling.tagging import mner_f1, open_fitted, read_split, run_tagging
+from groundling.tagging import mner_f1, read_split, run_tagging
 
 WORLD = ToyworldData(train_queries=120, validation_queries=300, test_queries=900)
 """Entities in each split."""

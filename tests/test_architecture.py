@@ -28,6 +28,7 @@ GROUPS = {
             "drawing",
             "images",
             "journal",
+            "meeting",
             "progress",
             "provenance",
             "rundir",
@@ -86,6 +87,7 @@ GROUPS = {
             "refine",
             "rounds",
             "synthesise",
+            "fitted",
             "tagging",
             "tune",
             "workbench",
@@ -124,7 +126,7 @@ BACKENDS = {"api", "detectors", "local", "ofa", "qwen", "taggers", "tiny", "vllm
 """Modules of `models` that are whole backends; only the registry imports them."""
 
 HEAVY = {
-    "torch": {"models", "base", "registry", "pretraining", "losses", "train", "team"},
+    "torch": {"models", "base", "registry", "pretraining", "losses", "train", "meeting", "team"},
     "transformers": {"models", "pretraining", "groundling.models.meta"},
     "peft": {"models"},
     "safetensors": {"models", "pretraining", "train"},

@@ -17,6 +17,7 @@ from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.data.knowledge import Told, write_knowledge
 from groundling.errors import ConfigError, DataError, RunError
+from groundling.fitted import open_fitted
 from groundling.models.registry import open_tagger
 from groundling.records import TWITTER, Box, Failure, Mention, Post, PostPrediction
 from groundling.rundir import read_events
@@ -24,7 +25,6 @@ from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.settings import load_config
 from groundling.tagging import (
     confidence_figures,
-    open_fitted,
     pace_of,
     read_split,
     run_tagging,

@@ -29,10 +29,11 @@ from groundling.config_gmner import (
 from groundling.data.gmner import write_gmner_split
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.errors import ConfigError, InputError
+from groundling.fitted import open_fitted
 from groundling.records import Failure, Post
 from groundling.refineg import run_refineg
 from groundling.settings import load_config
-from groundling.tagging import member_seeds, open_fitted, pace_of, run_tagging
+from groundling.tagging import member_seeds, pace_of, run_tagging
 
 POSTS = [
     Post(f"p{number}", post.tokens, post.entities)

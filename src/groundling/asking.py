@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from groundling.atomic import write_bytes
-from groundling.errors import RunError
+from groundling.errors import DataError, RunError
 from groundling.journal import Journal
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
@@ -44,8 +44,8 @@ def ask_all(
 
     `key` is all that decides an answer but the assistant's name, as JSON can hold it. `encode`
     turns an answer into something JSON can hold and `decode` turns it back; fresh answers make the
-    same round trip. Raises InputError for what every call would meet, and where another process
-    holds the journal.
+    same round trip. Raises InputError for what every call would meet, where another process holds
+    the journal, and where it is broken.
     """
     keys = [digest(assistant.name, *key(item)) for item in items]
     with Journal(journal) as lines:
@@ -99,10 +99,16 @@ def digest(*parts: object) -> str:
 
 
 def _read(journal: Path) -> dict[str, Any]:
-    """The answers in a journal by key; of several the last."""
+    """The answers in a journal by key; of several the last. Raises DataError."""
     found = {}
-    for line in journal.read_bytes().splitlines():
-        record = json.loads(line)
-        if "answer" in record:
-            found[record["key"]] = record["answer"]
+    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            key = record["key"]
+            if "answer" in record:
+                found[key] = record["answer"]
+        except (ValueError, LookupError, TypeError) as fault:
+            raise DataError(
+                journal, "not a line of this journal; delete it to ask again", number
+            ) from fault
     return found

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from groundling.config import (
     Count,
     Fraction,
-    GmnerData,
     NonNegative,
     Positive,
     ToyworldData,
@@ -26,7 +25,8 @@ from groundling.config_tagger import (
     UncertaintyConfig,
     VisionConfig,
 )
-from groundling.settings import FREE, Section
+from groundling.records import SCHEMES, Scheme
+from groundling.settings import FREE, FreeKeys, Section
 
 __all__ = [
     "ExampleChoice",
@@ -34,6 +34,7 @@ __all__ = [
     "GroundingConfig",
     "InContextConfig",
     "LabelledData",
+    "PostsData",
     "RefinegConfig",
     "RefinementConfig",
     "SimulatorConfig",
@@ -46,11 +47,19 @@ __all__ = [
     "VisionConfig",
 ]
 
+_FREE_KEYS = """
+endpoint api_key_env concurrency connect_timeout_s read_timeout_s total_timeout_s attempts backoff_s
+longest_backoff_s longest_wait_s give_up_after price_input price_output budget picture_tokens
+"""
+EndpointKeys = Annotated[dict[str, Any], FreeKeys(frozenset(_FREE_KEYS.split()))]
+"""Keys of an endpoint. Where it is, how long it is waited for and what it may cost change no
+result: a run that was stopped by any of these goes on with others."""
+
 
 class SynthesisConfig(Section):
     """Labelled sentences from an LLM (ReFineG, training stage; its numbers where known)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as another `model`."""
     sentences: Count = 10
     """Sentences a question; a seed post with entities has two questions, else one (ReFineG: 10)."""
@@ -79,7 +88,7 @@ class SynthesisConfig(Section):
 class RefinementConfig(Section):
     """Uncertain mentions go to a multimodal LLM (ReFineG, refinement stage)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as another `model`."""
     budget: Fraction = 0.3
     """Most calls on a split, as a share of the mentions that the tagger finds there."""
@@ -121,16 +130,29 @@ class ExampleChoice(Section):
 class InContextConfig(ExampleChoice):
     """Grounding by solved examples (ReFineG, grounding stage)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as its `convention`."""
     entity_weight: NonNegative = 0.6
     """Weight of the entities' names."""
-    never: list[str] = Field(default_factory=list)
-    """Types that are never grounded, and never asked about (ReFineG: `location`)."""
     tries: Count = 2
     """Answers asked for, until one can be read."""
     max_tokens: Count = 512
     """Longest answer, in tokens."""
+
+    @model_validator(mode="after")
+    def _compares_something(self) -> InContextConfig:
+        if not (self.text_weight or self.image_weight or self.entity_weight):
+            raise ValueError("text_weight, image_weight, entity_weight: wanted one above 0")
+        return self
+
+
+class PostsData(Section):
+    """Labelled posts with pictures, in splits."""
+
+    source: str
+    """Folder of a Twitter-GMNER release, of SPLIT.jsonl, or of the CCKS task's files."""
+    images: str | None = None
+    """Folder of the pictures; null takes what the posts name, or the task's `SPLIT_image`."""
 
 
 class LabelledData(Section):
@@ -138,8 +160,8 @@ class LabelledData(Section):
 
     toyworld: ToyworldData | None = None
     """The embedded world."""
-    gmner: GmnerData | None = None
-    """A release in the Twitter-GMNER layout."""
+    gmner: PostsData | None = None
+    """A data set with splits `train`, `dev` and `test`."""
     labelled: Count | None = None
     """Posts of `train` that are used, drawn with the seed; null takes all (ReFineG: 500)."""
 
@@ -168,6 +190,22 @@ class GroundingConfig(Section):
     """isr, agreement: an ISR run, null for the package's models; direct: a run, null: endpoint."""
     prefer: Literal["isr", "icl"] = "isr"
     """agreement: whose answer counts where they differ."""
+    never: list[str] = Field(default_factory=list)
+    """Types that are never in a picture: nobody is asked about them (ReFineG: `location`)."""
+
+    @model_validator(mode="after")
+    def _takes_a_run(self) -> GroundingConfig:
+        if self.run is not None and self.way in ("none", "icl"):
+            raise ValueError(f"run: way {self.way} takes no run; leave it out")
+        return self
+
+    def strange_types(self, scheme: Scheme) -> str | None:
+        """What is wrong with `never` under a scheme, in words; None where nothing is."""
+        strange = [kind for kind in self.never if kind not in scheme.types]
+        if not strange:
+            return None
+        known = ", ".join(scheme.types)
+        return f"grounding.never: unknown type {strange[0]!r}; wanted some of {known}"
 
     @property
     def asks(self) -> bool:
@@ -184,7 +222,7 @@ class RefinegConfig(Section):
     """The entity types."""
     data: LabelledData
     """Posts."""
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
     simulator: SimulatorConfig | None = None
     """Instead of an endpoint: a simulated annotator in a process of its own."""
@@ -214,9 +252,14 @@ class RefinegConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _trains_what_can_be_trained(self) -> RefinegConfig:
+    def _is_possible(self) -> RefinegConfig:
+        if self.tagger.knowledge:
+            raise ValueError("tagger.knowledge: posts of this flow come without; wanted false")
         if self.tagger.backend == "spacy":
             raise ValueError("tagger.backend: spacy is not trained here; choose another")
+        problem = self.grounding.strange_types(SCHEMES[self.scheme])
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @property
@@ -226,11 +269,9 @@ class RefinegConfig(Section):
 
 
 class GmnerConfig(Section):
-    """GMNER with a tagger that is there already."""
+    """GMNER with a tagger that is there already; the entity types are the tagger's."""
 
-    scheme: Literal["twitter", "ccks"] = "twitter"
-    """The entity types."""
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
     simulator: SimulatorConfig | None = None
     """Instead of an endpoint: a simulated annotator in a process of its own."""
@@ -240,7 +281,7 @@ class GmnerConfig(Section):
     """How mentions are grounded."""
     in_context: InContextConfig = InContextConfig()
     """Grounding by solved examples."""
-    pool: GmnerData | None = None
+    pool: PostsData | None = None
     """Labelled posts with pictures that the examples are from: their `train`."""
 
     @model_validator(mode="after")
@@ -251,4 +292,6 @@ class GmnerConfig(Section):
             raise ValueError(f"pool: missing; grounding {self.grounding.way} needs solved examples")
         if (self.grounding.asks or self.refinement) and not (self.endpoint or self.simulator):
             raise ValueError("endpoint: missing; refinement or grounding asks a multimodal LLM")
+        if self.endpoint and self.simulator:
+            raise ValueError("wanted either endpoint or simulator")
         return self

@@ -25,19 +25,28 @@ import numpy as np
 
 from groundling import atomic
 from groundling.calibration import measure
-from groundling.config_gmner import RefinegConfig, TaggerOptimiser, TaggingConfig, TextData
+from groundling.config_gmner import TaggerOptimiser, TaggingConfig, TextData
 from groundling.data.formats import guess_format, read_splits
 from groundling.data.jsonl import write_predictions
 from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowledge
-from groundling.errors import DataError, RunError
+from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
 from groundling.models.base import FittedTagger, Tagger, TrainableTagger
 from groundling.models.registry import compute_threads, open_ensemble, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, Prediction
-from groundling.rundir import RunDir, stored_config
+from groundling.records import (
+    SCHEMES,
+    TWITTER,
+    Failure,
+    Mention,
+    Post,
+    PostPrediction,
+    Prediction,
+    Scheme,
+)
+from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
 from groundling.team import leads, team
@@ -57,7 +66,8 @@ def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dic
     other posts, DataError for posts that cannot be read, InputError for a tagger that cannot be
     opened.
     """
-    splits = read_texts(config.data, dict.fromkeys(["train", "dev", *config.evaluate]))
+    wanted = dict.fromkeys(["train", "dev", *config.evaluate])
+    splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
     known = provenance(threads=compute_threads(), data=learned)
     gaps = None if config.data.knowledge is None else knowledge_gaps(splits)
@@ -70,18 +80,26 @@ def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dic
         return conclude(run, config, {} if gaps is None else {"knowledge": gaps})
 
 
-def read_texts(data: TextData, wanted: Iterable[str]) -> dict[str, tuple[Post, ...]]:
+def read_texts(
+    data: TextData, wanted: Iterable[str], scheme: Scheme = TWITTER
+) -> dict[str, tuple[Post, ...]]:
     """The wanted splits, with knowledge where there is some. Raises DataError."""
     folder = None if data.knowledge is None else Path(data.knowledge)
     images = None if data.images is None else Path(data.images)
     return {
-        name: read_split(Path(data.source), name, folder and knowledge_path(folder, name), images)
+        name: read_split(
+            Path(data.source), name, folder and knowledge_path(folder, name), images, scheme
+        )
         for name in wanted
     }
 
 
 def read_split(
-    source: Path, name: str, knowledge: Path | None = None, images: Path | None = None
+    source: Path,
+    name: str,
+    knowledge: Path | None = None,
+    images: Path | None = None,
+    scheme: Scheme = TWITTER,
 ) -> tuple[Post, ...]:
     """One split of a data set, or a posts file, and what a file tells of its posts.
 
@@ -91,7 +109,7 @@ def read_split(
     if not source.exists():
         raise DataError(source, "no such file or folder; check the path")
     only = [] if source.is_file() else [name]
-    posts = read_splits(source, guess_format(source), images, only=only)[0].posts
+    posts = read_splits(source, guess_format(source), images, only=only, scheme=scheme)[0].posts
     if knowledge is None:
         return posts
     posts = with_knowledge(posts, read_knowledge(knowledge))
@@ -365,34 +383,3 @@ def conclude(run: RunDir, config: TaggingConfig, more: Mapping[str, Any]) -> dic
     metrics = {"fit": stored("fit.json"), "scores": scores, **more}
     run.write_json("metrics.json", metrics)
     return metrics
-
-
-# ------------------------------------------------------------------------------------------ in use
-
-
-def fitted_config(path: Path) -> TaggingConfig | RefinegConfig:
-    """The configuration of a run of `groundling tagger fit` or `groundling refineg`.
-
-    Raises RunError where there is none.
-    """
-    try:
-        return stored_config(path, TaggingConfig)
-    except RunError:
-        return stored_config(path, RefinegConfig)
-
-
-def open_fitted(path: Path, device: str | None = None) -> tuple[FittedTagger, str]:
-    """The tagger of a run of `groundling tagger fit` or `groundling refineg`, and its own name.
-
-    On `device` where that is given. Raises RunError where there is none.
-    """
-    config = fitted_config(path)
-    if not (path / "fit.json").is_file():
-        raise RunError(f"{path}: its tagger is not fitted yet; the command that began it goes on")
-    tagger = (
-        config.tagger if device is None else config.tagger.model_copy(update={"device": device})
-    )
-    files = sorted(file for file in (path / TAGGER).rglob("*") if file.is_file())
-    digests = " ".join(atomic.digest_file(file) for file in files)
-    name = hashlib.sha256(digests.encode()).hexdigest()[:16]
-    return open_tagger(tagger, SCHEMES[config.scheme], path / TAGGER), name

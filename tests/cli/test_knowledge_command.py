@@ -17,9 +17,10 @@ from groundling.config import dump_yaml
 from groundling.config_gmner import TaggerConfig, TaggerOptimiser, TaggingConfig, TextData
 from groundling.data.jsonl import write_posts
 from groundling.data.knowledge import read_knowledge
+from groundling.fitted import open_fitted
 from groundling.models.taggers.encoder import EncoderTagger
 from groundling.records import Post
-from groundling.tagging import open_fitted, read_texts
+from groundling.tagging import read_texts
 from groundling.toyworld.posts import write_world
 
 POSTS = [

@@ -401,7 +401,7 @@ def test_checkpoints_of_real_classes_open_and_survive_saving(family: str, tmp_pa
 
 def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
     settings = config(backend="generative")
-    with pytest.raises(InputError, match="tagger generative needs a path"):
+    with pytest.raises(InputError, match="tagger.path: missing"):
         open_tagger(settings, TWITTER)
     for part in (bert(), wordpiece()):
         part.save_pretrained(tmp_path / "bert")

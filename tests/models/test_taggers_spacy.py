@@ -15,6 +15,7 @@ from groundling import tagging
 from groundling.config_gmner import RefinegConfig, TaggingConfig
 from groundling.data.jsonl import write_posts
 from groundling.errors import ConfigError, InputError
+from groundling.fitted import open_fitted
 from groundling.models.registry import open_tagger
 from groundling.models.taggers import spacy_pipeline
 from groundling.models.taggers.ontonotes import USUAL, types_of_labels
@@ -256,7 +257,7 @@ def test_a_run_takes_it_as_it_is_and_fits_its_confidences(pipeline: Path, tmp_pa
     assert told["scores"]["dev"]["confidence"]["calibrated"]["answers"] == sum(
         map(len, gold(POSTS))
     )
-    assert tagging.open_fitted(tmp_path / "run")[0].tag(POSTS) == tagger_of(pipeline).tag(POSTS)
+    assert open_fitted(tmp_path / "run")[0].tag(POSTS) == tagger_of(pipeline).tag(POSTS)
 
 
 @needs_package

@@ -123,16 +123,12 @@ def run_tag(args: argparse.Namespace) -> int:
 
     check_out(args)
     hush_libraries()
+    from groundling.fitted import fitted_config, fitted_scheme, open_fitted
     from groundling.gmner import work_folder
-    from groundling.tagging import (
-        fitted_config,
-        open_fitted,
-        read_split,
-        tag_split,
-        ungrounded,
-    )
+    from groundling.tagging import read_split, tag_split, ungrounded
 
-    posts = read_split(args.src, args.split, args.knowledge, args.images)
+    scheme = fitted_scheme(args.run)
+    posts = read_split(args.src, args.split, args.knowledge, args.images, scheme)
     tagger, name = open_fitted(args.run, args.device)
     found = tag_split(tagger, posts, work_folder(args.out), args.src.name, args.quiet, name)
     predictions = ungrounded(posts, found)

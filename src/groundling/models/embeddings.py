@@ -122,7 +122,9 @@ class TextEncoder:
                 [items[place] for place in places],
                 padding=True,
                 truncation=True,
-                max_length=self._model.config.max_position_embeddings,
+                max_length=min(
+                    self._tokenizer.model_max_length, self._model.config.max_position_embeddings
+                ),
                 padding_side="right",  # absolute positions count from the left
                 return_tensors="pt",
             ).to(self._model.device)

@@ -44,12 +44,12 @@ def open_writer(
 ) -> Writer:
     """A writer with a fresh adapter, or with the one stored in `adapter` and its own settings.
 
-    Raises InputError for a missing path and for what is no checkpoint.
+    Raises InputError for what is no checkpoint.
     """
     from groundling.models.checkpoints import read_known_names
     from groundling.models.local import LocalWriter
 
-    checkpoint = _checkpoint(config.backend, config.path, "writer")
+    checkpoint = _checkpoint(config.path, "writer")
     chat = _chat(config, checkpoint, LocalWriter.QUESTION, lora, seed, adapter)
     return LocalWriter(chat, read_known_names(Path(checkpoint) / "known_names.json"))
 
@@ -57,13 +57,13 @@ def open_writer(
 def open_grounder(config: GrounderConfig, tuned: Path | None = None) -> Grounder:
     """A grounder by name, as published, or as `Grounder.save` left it in `tuned`.
 
-    Raises InputError for a missing path and for what is no checkpoint.
+    Raises InputError for what is no checkpoint.
     """
     if config.backend == "tiny":
         from groundling.models.tiny import TinyGrounder
 
-        return TinyGrounder.load(tuned or Path(_checkpoint("tiny", config.path, "grounder")))
-    checkpoint = _checkpoint(config.backend, config.path, "grounder")
+        return TinyGrounder.load(tuned or Path(_checkpoint(config.path, "grounder")))
+    checkpoint = _checkpoint(config.path, "grounder")
     if config.backend == "vlm":
         from groundling.models.vlm import VlmGrounder
 
@@ -88,7 +88,7 @@ def open_grounder(config: GrounderConfig, tuned: Path | None = None) -> Grounder
         return DinoGrounder.load(tuned or checkpoint, compute, max_pixels=config.max_pixels)
     from groundling.models.detectors import FlorenceGrounder
 
-    return FlorenceGrounder.load(checkpoint, compute)
+    return FlorenceGrounder.load(checkpoint, compute, beams=config.beams)
 
 
 def open_sampler(config: IsrConfig) -> Sampler:
@@ -105,7 +105,7 @@ def open_sampler(config: IsrConfig) -> Sampler:
     from groundling.models.vllm_sampler import VllmSampler
 
     return VllmSampler.load(
-        _checkpoint(writer.backend, writer.path, "writer"),
+        _checkpoint(writer.path, "writer"),
         rank=config.lora.rank,
         dtype=writer.dtype,
         max_pixels=writer.max_pixels,
@@ -119,7 +119,7 @@ def open_direct(
     """A multimodal model that is asked for boxes directly (prompt A.3). Raises InputError."""
     from groundling.models.vlm import VlmDirectGrounder
 
-    checkpoint = _checkpoint(config.backend, config.path, "writer")
+    checkpoint = _checkpoint(config.path, "writer")
     question = VlmDirectGrounder.QUESTION
     return VlmDirectGrounder(_chat(config, checkpoint, question, lora, seed, adapter))
 
@@ -169,7 +169,9 @@ def open_tagger(
 
         if folder is not None:
             return GenerativeTagger.load(folder, scheme, config, device)
-        weights = _checkpoint("generative", config.path, "tagger")
+        if config.path is None:
+            raise InputError("tagger.path: missing; wanted the folder or hub name of a BART or T5")
+        weights = _checkpoint(config.path, "tagger")
         return GenerativeTagger.fresh(weights, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
@@ -178,7 +180,7 @@ def open_tagger(
     from groundling.models.embeddings import packaged_minilm
 
     named = config.path
-    checkpoint = packaged_minilm() if named is None else _checkpoint("encoder", named, "encoder")
+    checkpoint = packaged_minilm() if named is None else _checkpoint(named, "encoder")
     return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
 
 
@@ -243,13 +245,9 @@ def _chat(
     )
 
 
-def _checkpoint(backend: str, path: str | None, kind: str) -> str:
-    """The folder or hub name that a configuration means."""
+def _checkpoint(path: str | None, kind: str) -> str:
+    """The folder or hub name that a configuration means; without one, what ships as `kind`."""
     if path is None:
-        if backend != "tiny":
-            raise InputError(
-                f"{kind} {backend} needs a path: the folder or hub name of its weights"
-            )
         return str(packaged(kind))
     if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise InputError(f"{path}: no {kind} here; wanted a folder with config.json, or a hub name")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from groundling.prompts import Message, type_lines
 from groundling.records import Entity, Post, Scheme
 from groundling.replies import json_value
+
+Tokenise = Callable[[str], tuple[str, ...]]
+"""How a text becomes tokens."""
 
 Kind = Literal["same entities", "new entities", "no entities"]
 """What the sentences of a question are to hold."""
@@ -145,17 +148,19 @@ def tokenised(text: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(text))
 
 
-def to_post(sentence: Sentence, post_id: str, scheme: Scheme) -> Post:
+def to_post(
+    sentence: Sentence, post_id: str, scheme: Scheme, tokenise: Tokenise = tokenised
+) -> Post:
     """The sentence with its names marked wherever they stand, longer names first.
 
     Raises ValueError with the reason where a name does not occur, is empty, has no known type or
     two types, or would overlap another one.
     """
-    tokens = tokenised(sentence.text)
+    tokens = tokenise(sentence.text)
     taken: dict[int, tuple[str, ...]] = {}
     entities: list[Entity] = []
     for name, kind in sorted(dict.fromkeys(sentence.entities), key=lambda one: -len(one[0])):
-        words = tokenised(name)
+        words = tokenise(name)
         if kind not in scheme.types:
             raise ValueError("an unknown type")
         places = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from groundling.records import Post, Scheme
-from groundling.synthesis.prompts import Kind, Sentence, to_post, tokenised
+from groundling.synthesis.prompts import Kind, Sentence, Tokenise, to_post, tokenised
 from groundling.synthesis.style import Style
 
 Shingles = frozenset[tuple[str, ...]]
@@ -20,8 +20,8 @@ class Limits:
     """What is asked of a sentence.
 
     low, high: words. alike: largest Jaccard similarity of word trigrams to any sentence that
-    stays, and to any seed. per_name: most sentences that hold one name, those that keep a seed's
-    entities aside. at_least: see `Style.conflict`.
+    stays, and to any seed. per_name: most sentences that hold one name which their seed does not.
+    at_least: see `Style.conflict`.
     """
 
     low: int = 5
@@ -48,37 +48,43 @@ class Offer:
 
 @dataclass
 class Screen:
-    """Takes sentences one by one; remembers those that stay."""
+    """Takes sentences one by one; remembers those that stay.
+
+    `tokenise` makes tokens of their texts as those of the seeds are made.
+    """
 
     scheme: Scheme
     style: Style
     limits: Limits
     seeds: Sequence[Post]
     check_style: bool = True
+    tokenise: Tokenise = tokenised
     _texts: set[str] = field(default_factory=set)
-    _names: Counter[str] = field(default_factory=Counter)
+    _own: dict[str, set[str]] = field(default_factory=dict)
+    _used: Counter[str] = field(default_factory=Counter)
     _near: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
     _kept: list[Shingles] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for post in self.seeds:
             self._remember(post)
+            self._own[post.id] = _names(post)
 
     def take(self, offer: Offer) -> Post | str:
         """The sentence as a post with its entities, or why it does not stay."""
         try:
-            post = to_post(offer.sentence, offer.id, self.scheme)
+            post = to_post(offer.sentence, offer.id, self.scheme, self.tokenise)
         except ValueError as fault:
             return str(fault)
-        reason = self._fault(post, offer.kind)
+        new_names = _names(post) - self._own.get(offer.seed, set())
+        reason = self._fault(post, offer.kind, new_names)
         if reason is not None:
             return reason
         self._remember(post)
-        if offer.kind != "same entities":
-            self._names.update({entity.name.casefold() for entity in post.entities})
+        self._used.update(new_names)
         return post
 
-    def _fault(self, post: Post, kind: Kind) -> str | None:
+    def _fault(self, post: Post, kind: Kind, new_names: set[str]) -> str | None:
         limits, words = self.limits, [token for token in post.tokens if token[0].isalnum()]
         if not limits.low <= len(words) <= limits.high:
             return "too short or too long"
@@ -88,7 +94,7 @@ class Screen:
             return "a text that is there already"
         if self._alike(_shingles(post.tokens)) > limits.alike:
             return "too much like another text"
-        if any(self._names[entity.name.casefold()] >= limits.per_name for entity in post.entities):
+        if any(self._used[name] >= limits.per_name for name in new_names):
             return "a name that is there often enough"
         return self.style.conflict(post, limits.at_least) if self.check_style else None
 
@@ -131,6 +137,10 @@ def _shingles(tokens: Sequence[str]) -> Shingles:
 def _grams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     folded = [token.casefold() for token in tokens]
     return (tuple(folded[i : i + n]) for i in range(len(folded) - n + 1))
+
+
+def _names(post: Post) -> set[str]:
+    return {entity.name.casefold() for entity in post.entities}
 
 
 def _folded(post: Post) -> str:

@@ -16,7 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoModel
+
+# In transformers 5.17 the public name demands torchvision; the class itself does without.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from groundling import team
 from groundling.config_gmner import VisionConfig
