@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refineg_toy_page import page, plots
+from refineg_toy_page import page
+from refineg_toy_plots import plots
 from refineg_toy_runs import RECIPE, Runs, measure
 
 from groundling.errors import GroundlingError

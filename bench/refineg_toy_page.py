@@ -1,4 +1,4 @@
-"""The page docs/results/refineg-toy.md and its plots."""
+"""The page docs/results/refineg-toy.md."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
 import numpy as np
-from refineg_toy_runs import ALONE, DRAWS, FULL, SPLITS, Measured, Routed, Run, Shown
+from refineg_toy_plots import NAMES, RESAMPLES, pooled, pools
+from refineg_toy_runs import ALONE, DRAWS, FULL, SPLITS, Measured, Run, Shown
 
 from groundling.metrics import Floats, f1_scores, ratios
-from groundling.report.line_chart import LineChart, Series, common_range, draw_lines
-from groundling.report.panel import Panel, sheet, styles
-from groundling.report.routing_chart import SHARES, Interval, routing_panel
+from groundling.report.routing_chart import SHARES
 from groundling.scoring.align import align
-from groundling.scoring.resample import (
-    Difference,
-    bootstrap_sums,
-    paired_difference,
-    percentile_interval,
-)
+from groundling.scoring.resample import Difference, paired_difference
 from groundling.scoring.rule import GMNER, MNER, Task, Unit
 from groundling.scoring.span import RULE
 from groundling.scoring.triples import triple_counts
 
-RESAMPLES = 1000
-_NAMES = {"dev": "validation", "test": "test"}
 _TOLD = (1, 2, 3, 4, 5, 7)
 """Places of SHARES that the table of routing tells."""
 
@@ -44,14 +36,6 @@ def page(measured: Measured) -> Iterator[str]:
     yield from _routing(measured)
     yield from _examples(measured)
     yield from _search(measured)
-
-
-def plots(measured: Measured) -> dict[str, str]:
-    """SVG by file name."""
-    return {
-        "calls.svg": sheet(_call_panels(measured), styles(), 2),
-        "examples.svg": sheet(_example_panels(measured), styles(), 2),
-    }
 
 
 def _setting(measured: Measured) -> Iterator[str]:
@@ -200,7 +184,7 @@ def _routing(measured: Measured) -> Iterator[str]:
         "| random | difference |"
     )
     yield "|---:|---:|---:|---:|---:|---:|---:|"
-    sides = {split: _pooled(measured.routed[split]) for split in SPLITS}
+    sides = {split: pooled(measured.routed[split]) for split in SPLITS}
     for place in _TOLD:
         cells = []
         for uncertain, by_chance in sides.values():
@@ -210,10 +194,10 @@ def _routing(measured: Measured) -> Iterator[str]:
         yield f"| {100 * SHARES[place]:.0f} % | " + " | ".join(cells) + " |"
     yield ""
     for split, (uncertain, by_chance) in sides.items():
-        flat = (one.reshape(len(one), -1) for one in (uncertain, by_chance))
-        area = paired_difference(*flat, _area, RESAMPLES, 0)
+        this, other = (one.reshape(len(one), -1) for one in (uncertain, by_chance))
+        area = paired_difference(this, other, _area, RESAMPLES, 0)
         yield (
-            f"- **Uncertainty against random order, mean F1 over all shares, {_NAMES[split]}**: "
+            f"- **Uncertainty against random order, mean F1 over all shares, {NAMES[split]}**: "
             f"{_verdict(area)}."
         )
     uncertain = sides["test"][0]
@@ -222,39 +206,10 @@ def _routing(measured: Measured) -> Iterator[str]:
     yield ""
 
 
-def _pooled(routed: Sequence[Routed]) -> tuple[Floats, Floats]:
-    return (
-        np.concatenate([one.uncertain for one in routed]),
-        np.concatenate([one.by_chance for one in routed]),
-    )
-
-
 def _area(counts: Floats) -> Floats:
     """Mean F1 over the shares, by trapezoids: counts (..., S · 3) → (...)."""
     f1 = f1_scores(counts.reshape(*counts.shape[:-1], len(SHARES), 3))
     return np.asarray(((f1[..., 1:] + f1[..., :-1]) / 2).mean(axis=-1))
-
-
-def _call_panels(measured: Measured) -> list[Panel]:
-    panels = []
-    for split in SPLITS:
-        sides = _pooled(measured.routed[split])
-        levels = [(100 * f1_scores(one.sum(axis=0))).tolist() for one in sides]
-        panels.append(
-            routing_panel(
-                f"MNER F1, {_NAMES[split]}",
-                levels[0],
-                levels[1],
-                (_bands(sides[0]), _bands(sides[1])),
-            )
-        )
-    return panels
-
-
-def _bands(counts: Floats) -> list[Interval]:
-    drawn = f1_scores(bootstrap_sums(counts, RESAMPLES, 0))
-    found = [percentile_interval(100 * drawn[:, place]) for place in range(len(SHARES))]
-    return [pair for pair in found if pair is not None]
 
 
 # ---------------------------------------------------------------------------------------- examples
@@ -263,7 +218,7 @@ def _bands(counts: Floats) -> list[Interval]:
 def _examples(measured: Measured) -> Iterator[str]:
     yield "## Which examples to show"
     yield ""
-    few, many = _pools(measured)
+    few, many = pools(measured)
     yield (
         "Gold mentions of test are grounded, so that nothing but the examples differs: the K "
         f"nearest, K at random, none. The pool holds the {few} labelled posts, or all "
@@ -306,10 +261,6 @@ def _examples(measured: Measured) -> Iterator[str]:
     yield ""
 
 
-def _pools(measured: Measured) -> tuple[int | None, int | None]:
-    return measured.config.data.labelled, None
-
-
 def _apart(measured: Measured, this: Shown, other: Shown, part: int) -> Difference:
     first, second = (np.concatenate(measured.shown[way])[:, part] for way in (this, other))
     return paired_difference(first, second, ratios, RESAMPLES, 0)
@@ -319,46 +270,6 @@ def _name(way: Shown) -> str:
     if not way.examples:
         return "zero-shot"
     return f"{way.examples} {'nearest' if way.choose == 'similarity' else 'at random'}"
-
-
-def _example_panels(measured: Measured) -> list[Panel]:
-    few, many = _pools(measured)
-    examples = sorted({way.examples for way in measured.shown})
-    drawn: dict[str, list[Series]] = {}
-    for pool, words in ((few, f"{few} posts"), (many, "all posts")):
-        rows = {}
-        for choose in ("similarity", "random"):
-            ways = [Shown(pool, choose if k else "similarity", k) for k in examples]
-            rows[choose] = [_accuracy(measured.shown[way]) for way in ways]
-        drawn[f"Accuracy, in the picture, pool of {words}"] = [
-            _series("nearest", rows["similarity"], "a"),
-            _series("random", rows["random"], "b", dashed=True),
-        ]
-    levels = [[v for s in series for v in s.values] for series in drawn.values()]
-    places = [str(k) for k in examples]
-    top = max(
-        end for series in drawn.values() for s in series for pair in s.band for end in pair or ()
-    )
-    ((low, high),) = common_range([[0.0, top, *(v for row in levels for v in row)]])
-    return [
-        draw_lines(LineChart(title, places, series, low, high, across="examples shown, K"))
-        for title, series in drawn.items()
-    ]
-
-
-def _accuracy(counts: Sequence[Floats]) -> tuple[float, Interval]:
-    """Of mentions that are in the picture, all seeds together, with the bootstrap interval."""
-    table = np.concatenate(counts)[:, 1]
-    drawn = percentile_interval(100 * ratios(bootstrap_sums(table, RESAMPLES, 0)))
-    level = 100 * float(ratios(table.sum(axis=0)))
-    return level, drawn or (level, level)
-
-
-def _series(
-    label: str, rows: Sequence[tuple[float, Interval]], style: str, dashed: bool = False
-) -> Series:
-    values, bands = [row[0] for row in rows], [row[1] for row in rows]
-    return Series(label, values, style, bands, dashed=dashed, told=not dashed)
 
 
 # ------------------------------------------------------------------------------------------ search

@@ -33,8 +33,9 @@ in_context: {examples: 1}
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "bench")
-    for name in ("refineg_toy_runs", "refineg_toy_page", "refineg_toy"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("runs", "plots", "page"):
+        monkeypatch.delitem(sys.modules, f"refineg_toy_{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "refineg_toy", raising=False)
     return importlib.import_module("refineg_toy")
 
 

@@ -115,7 +115,7 @@ def test_vague_words_fit_any_type() -> None:
     openings = {clause.partition(" {}")[0] for clause in VAGUE if not clause.startswith("{}")}
     after = {clause.removeprefix("{} ") for clause in VAGUE if clause.startswith("{}")}
     count = Counter[str]()
-    for drawn in draw_posts("dev", 400, 1, vague=1.0):
+    for drawn in draw_posts("dev", 150, 1, vague=1.0):
         for one in drawn.post.entities:
             follows = drawn.post.tokens[one.end] if one.end < len(drawn.post.tokens) else ""
             assert before(drawn, one).endswith(tuple(openings)) or follows in after

@@ -53,8 +53,7 @@ def test_it_errs_at_its_rate_whether_or_not_the_tagger_was_right() -> None:
         wrong.append(errs(annotator, post, Mention(gold.start, gold.end, other), gold))
     for found in (right, wrong):
         assert sum(found) / len(found) == pytest.approx(0.2, abs=0.06)  # three deviations
-    able = [errs(Annotator(1.0), post, gold, gold) for post, gold in gold_mentions()]
-    assert sum(able) / len(able) < 0.02  # two names of a post may share a word
+    assert not any(errs(Annotator(1.0), post, gold, gold) for post, gold in gold_mentions())
 
 
 def test_the_same_question_has_the_same_answer_and_another_seed_others() -> None:

@@ -165,9 +165,11 @@ def _known_names(post: str) -> list[tuple[str, str]]:
 
 
 def _true_name(marked: str, post: str) -> tuple[str, str] | None:
-    """The known name of the post that shares a word with what is marked; None for none."""
+    """The known name of the post that shares most words with what is marked; None for none."""
     words = set(marked.split())
-    return next((row for row in _known_names(post) if words & set(row[0].split())), None)
+    shared = [(len(words & set(row[0].split())), row) for row in _known_names(post)]
+    most, name = max(shared, key=lambda pair: pair[0], default=(0, None))
+    return name if most else None
 
 
 def _mistake(
