@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from ccks_data import (
     GROUP,
@@ -47,6 +47,7 @@ from groundling.tagging import run_tagging
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gmner" / "ccks-bilstm-crf.yaml"
 SIZES: tuple[Size, ...] = (0, 100, 500, None)
+T = TypeVar("T")
 UPDATES, LEAST, MOST = 1200, 4, 40
 """Optimiser steps that a run's epochs come to, and how many epochs that may be."""
 
@@ -338,15 +339,19 @@ def figure(seeds: Sequence[Seed]) -> str:
     """F1 by number of synthetic sentences, a panel for each split; bands reach over the seeds."""
     places = ["all" if size is None else str(size) for size in SIZES]
     drawn = {column: [values(seeds, column, size) for size in SIZES] for column in COLUMNS}
-    low = 10 * math.floor(min(f1 for rows in drawn.values() for row in rows for f1 in row) / 10)
+    least = min(f1 for rows in drawn.values() for row in rows for f1 in row)
+    low = max(0, 10 * math.floor(least / 10 - 0.5))
     panels = []
     for split in dict.fromkeys(column.split for column in COLUMNS):
         lines = [
             Series(
                 "with the leak" if column.leaks else "without",
-                [mean(row) for row in rows],
+                [_from(column, size, mean(row)) for size, row in zip(SIZES, rows, strict=True)],
                 column.style,
-                [(min(row), max(row)) for row in rows],
+                [
+                    _from(column, size, (min(row), max(row)))
+                    for size, row in zip(SIZES, rows, strict=True)
+                ],
                 dashed=column.leaks,
                 told=True,
             )
@@ -357,6 +362,11 @@ def figure(seeds: Sequence[Seed]) -> str:
         panels.append(draw_lines(LineChart(title, places, lines, low, 100)))
     css = resources.files("groundling").joinpath("templates/chart.css").read_text(encoding="utf-8")
     return sheet(panels, css)
+
+
+def _from(column: Column, size: Size, value: T) -> T | None:
+    """A value for the figure; without sentences nothing leaks, so those lines begin after that."""
+    return None if column.leaks and size == 0 else value
 
 
 def main() -> None:
