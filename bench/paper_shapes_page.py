@@ -26,7 +26,7 @@ STAGES = {
     "evaluation": ("evaluate-sft", "evaluate-round-1"),
 }
 """The stages of a plan and the stages of a run that they stand for. The first evaluation of a run,
-`evaluate-untuned`, opens both models as well and is left out of the times."""
+`evaluate-untuned`, opens both models as well and is left out."""
 
 UNITS = {
     "grounder tuning": "examples",
@@ -47,8 +47,9 @@ ROOM_GIB = 78
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stage of a plan. `parts` in bytes by name, none for the evaluation; `many` units of work
-    were done in `seconds`; `planned_s` and `projected_s` are for the whole recipe, all rounds."""
+    """One stage of a plan. `parts` in bytes by name; `measured` is the widest of its stages of the
+    run; `many` units of work were done in `seconds`; `planned_s` and `projected_s` are for the
+    whole recipe, all rounds."""
 
     name: str
     parts: dict[str, int]
@@ -85,23 +86,20 @@ def rows(
     measured: Mapping[str, Measured],
     pairs: int | None = None,
 ) -> list[Row]:
-    """A row for every planned stage, and one for the evaluation, which has a time alone.
-
-    `pairs` is how many the prompts gave, where that is known.
-    """
-    parts = {stage.name: stage.parts for stage in plan} | {"evaluation": {}}
+    """A row for every planned stage; `pairs` is how many the prompts gave, where that is known."""
     full = counts_of(recipe, None)
     found = []
-    for name, peaks in parts.items():
-        done = [measured[stage] for stage in STAGES[name] if stage in measured]
+    for stage in plan:
+        name = stage.name
+        done = [measured[part] for part in STAGES[name] if part in measured]
         whole = len(done) == len(STAGES[name]) and not any(one.stopped for one in done)
         seconds = sum(one.seconds for one in done) if whole else None
         many, wanted = _work(name, recipe, made, full, pairs or made.prompts)
         found.append(
             Row(
                 name,
-                peaks,
-                done[0] if done and peaks else None,
+                stage.parts,
+                max(done, key=_weight, default=None),
                 many,
                 seconds,
                 durations.get(name),
@@ -109,6 +107,11 @@ def rows(
             )
         )
     return found
+
+
+def _weight(one: Measured) -> tuple[bool, int]:
+    """By which one of several measurements stands for all: a stop, then the most that was held."""
+    return one.stopped is not None, one.held or 0
 
 
 def _work(name: str, recipe: IsrConfig, made: Made, full: Counts, pairs: int) -> tuple[int, int]:
@@ -141,7 +144,7 @@ def summary(found: Sequence[Row], measured: Mapping[str, Measured]) -> dict[str,
         "stages": [
             {
                 "name": row.name,
-                "planned_gib": _gib(row.planned) if row.parts else None,
+                "planned_gib": _gib(row.planned),
                 "allocated_gib": _gib(row.measured.allocated) if row.measured else None,
                 "held_gib": _gib(row.measured.held) if row.measured else None,
                 "planned_to_held": None if row.ratio is None else round(row.ratio, 3),
@@ -216,8 +219,6 @@ def _memory(found: Sequence[Row]) -> list[str]:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in found:
-        if not row.parts:
-            continue
         parts = ", ".join(f"{name} {gib(size)}" for name, size in row.parts.items())
         one = row.measured
         cells = ["", "", ""]

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from argparse import ArgumentParser
@@ -32,7 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from team_launcher import launch
 
-from groundling import cli
+from groundling import cli, meeting
 from groundling.config import DpoOptimiser, Optimiser, SftOptimiser
 from groundling.errors import ImageError, InputError, RunError
 from groundling.infer import map_batches
@@ -385,6 +386,24 @@ def silent(folder: Path) -> None:
     writer.sample(tiny.QUERIES, 1, Sampling(0.0, 6), 0, "writer:t/0")
 
 
+def unmet(_: Path) -> None:
+    """The second process has ended before the two have met."""
+    os.environ[meeting.SETTING] = "0.5"
+    if os.environ["RANK"] == "0":
+        team()
+
+
+def astray(_: Path) -> None:
+    """Who listens at MASTER_PORT is no store, and says nothing."""
+    os.environ[meeting.SETTING] = "0.5"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        os.environ["MASTER_PORT"] = str(other.getsockname()[1])
+        team()
+
+
+MEETINGS = ("unmet", "astray")
+"""Teams that do not come about."""
+
 ENDINGS = {"locked": False, "full": False, "unreadable": False, "struck": False, "silent": True}
 """Teams of which one process fails by itself, and whether they share parameters out."""
 
@@ -429,6 +448,8 @@ def by_two(folder: Path) -> dict[str, list[int]]:
         for name, fsdp in ENDINGS.items():
             work = command(globals()[name])
             ended[name] = launch(work, folder, fsdp=fsdp, patient=True)
+    for name in MEETINGS:
+        ended[name] = launch(command(globals()[name]), folder, patient=True)
     return ended
 
 

@@ -23,9 +23,12 @@ GROUPS = {
             "atomic",
             "config",
             "config_gmner",
+            "config_tagger",
+            "config_knowledge",
             "drawing",
             "images",
             "journal",
+            "meeting",
             "progress",
             "provenance",
             "rundir",
@@ -39,11 +42,13 @@ GROUPS = {
     **dict.fromkeys(
         (
             "calibration",
+            "knowledge_prompt",
             "losses",
             "metrics",
             "preferences",
             "prompts",
             "refinement",
+            "replies",
             "rewards",
             "routing",
             "selection",
@@ -65,6 +70,7 @@ GROUPS = {
             "corpus",
             "direct",
             "evaluate",
+            "examples",
             "experts",
             "export",
             "gmner",
@@ -73,6 +79,7 @@ GROUPS = {
             "groundings",
             "in_context",
             "isr",
+            "knowledge",
             "plan",
             "plan_page",
             "refineg",
@@ -81,6 +88,7 @@ GROUPS = {
             "rounds",
             "screening",
             "synthesise",
+            "fitted",
             "tagging",
             "tune",
             "workbench",
@@ -119,13 +127,14 @@ BACKENDS = {"api", "detectors", "local", "ofa", "qwen", "taggers", "tiny", "vllm
 """Modules of `models` that are whole backends; only the registry imports them."""
 
 HEAVY = {
-    "torch": {"models", "base", "registry", "pretraining", "losses", "train", "team"},
+    "torch": {"models", "base", "registry", "pretraining", "losses", "train", "meeting", "team"},
     "transformers": {"models", "pretraining", "groundling.models.meta"},
     "peft": {"models"},
     "safetensors": {"models", "pretraining", "train"},
     "accelerate": {"team"},
     "ray": {"infer"},
     "httpx": {"groundling.models.api.client"},
+    "spacy": {"groundling.models.taggers.spacy_pipeline"},
     "vllm": {"groundling.models.vllm_sampler"},
 }
 """Groups or modules in which a library may be imported at all."""

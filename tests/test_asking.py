@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from groundling.asking import ask_all
-from groundling.errors import InputError
+from groundling.errors import DataError, InputError
 from groundling.journal import Journal
 from groundling.models.base import Question
 from groundling.records import Failure
@@ -91,6 +91,15 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with Journal(tmp_path / "j"), pytest.raises(InputError, match="another process is writing"):
+        ask(Fake(), tmp_path / "j", "a")
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", "7", '{"answer": 1}'])
+def test_a_broken_journal_is_told_in_one_line(line: str, tmp_path: Path) -> None:
+    ask(Fake(), tmp_path / "j", "a")
+    with (tmp_path / "j").open("a") as journal:
+        journal.write(f"{line}\n")
+    with pytest.raises(DataError, match=r"j:2: not a line of this journal; delete it to ask"):
         ask(Fake(), tmp_path / "j", "a")
 
 

@@ -195,6 +195,36 @@ def test_a_limit_goes_on_where_it_stopped(out: Path) -> None:
     assert lines(out) == WHOLE
 
 
+def test_a_limit_is_not_eaten_by_what_keeps_failing(out: Path) -> None:
+    ids = {box: id for box, id in ((SMALL, "2"), (LARGE, "1"))}
+    asked, failing = [], []
+    for said in ("no", "no", None, "no", None):
+        no = Failure("no", "api")
+        expert = FakeExpert({("p.png", box): no for box in ids} if said else {})
+        collect_expressions(POSTS[:2], expert, out, limit=1)
+        asked += [ids[box] for _, box in expert.asked]
+        path = failures_path(out)
+        told = path.read_text().splitlines() if path.exists() else []
+        failing.append([json.loads(line)["id"] for line in told])
+    assert asked == ["1", "2", "1", "2", "2"]
+    assert failing == [["1"], ["1", "2"], ["2"], ["2"], []]
+
+
+def test_a_stop_forgets_no_failure(out: Path) -> None:
+    no = {("p.png", box): Failure("no", "api") for box in (SMALL, LARGE)}
+    collect_expressions(POSTS, FakeExpert(no), out)
+    before = failures_path(out).read_text()
+    with pytest.raises(InputError, match="refused"):
+        collect_expressions(POSTS, FakeExpert(no, stop_after=0), out)
+    assert failures_path(out).read_text() == before
+
+
+def test_a_failures_file_of_something_else_is_told(out: Path) -> None:
+    failures_path(out).write_text('{"id": "1"}\n')
+    with pytest.raises(DataError, match="does not say what failed; restore or remove it"):
+        collect_expressions(POSTS, FakeExpert(), out)
+
+
 def test_two_runs_at_once_are_refused(out: Path) -> None:
     class Nested(FakeExpert):
         def describe(

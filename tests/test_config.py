@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from groundling.config import (
     DataConfig,
+    DirectConfig,
+    GrounderConfig,
     IsrConfig,
     Optimiser,
     SamplerConfig,
@@ -126,11 +128,73 @@ def test_lora_targets_are_a_list_of_names(tmp_path: Path) -> None:
         assert told.endswith("wanted a list of text or null")
 
 
-def test_only_grounders_that_are_language_models_are_held_in_4_bits(tmp_path: Path) -> None:
-    load_config(IsrConfig, written(tmp_path, "grounder: {backend: vlm, load_in_4bit: true}"))
-    assert problems(tmp_path, "grounder: {backend: ofa, load_in_4bit: true}") == (
-        "grounder: ofa is not held in 4 bits; set load_in_4bit: false",
-    )
+@pytest.mark.parametrize(
+    ("grounder", "idle"),
+    [
+        ("backend: tiny, device: cuda, batch_size: 8", "device 'cuda', batch_size 8"),
+        ("backend: tiny, dtype: bfloat16, beams: 1", "dtype 'bfloat16', beams 1"),
+        ("backend: ofa, path: x, load_in_4bit: true", "load_in_4bit true"),
+        ("backend: ofa, path: x, max_pixels: 99, lora: {rank: 2}", "max_pixels 99, lora …"),
+        ("backend: vlm, path: x, beams: 3, drop_path: 0.1", "beams 3, drop_path 0.1"),
+        ("backend: dino, path: x, load_in_4bit: true", "load_in_4bit true"),
+        ("backend: dino, path: x, checkpointing: true", "checkpointing true"),
+        ("backend: florence2, tune: false, path: x, max_pixels: 99", "max_pixels 99"),
+        ("backend: florence2, tune: false, path: x, checkpointing: true", "checkpointing true"),
+    ],
+)
+def test_what_a_grounder_cannot_act_on_is_refused(grounder: str, idle: str, tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, f"grounder: {{{grounder}}}")
+    assert told.startswith(f"grounder: got {idle}; {grounder.split()[1].rstrip(',')} acts on path")
+    assert told.rpartition("; ")[2].startswith("leave out ")
+
+
+@pytest.mark.parametrize(
+    "grounder",
+    [
+        "backend: tiny, device: cpu, path: x, tune: false",
+        "backend: ofa, path: x, checkpointing: true, beams: 1, label_smoothing: 0, drop_path: 0",
+        "backend: vlm, path: x, load_in_4bit: true, checkpointing: true, max_pixels: 99",
+        "backend: dino, path: x, max_pixels: 99, dtype: bfloat16, device: cuda, batch_size: 2",
+        "backend: florence2, path: x, tune: false, beams: 1, batch_size: 2",
+    ],
+)
+def test_what_a_grounder_acts_on_is_taken_and_read_back(grounder: str, tmp_path: Path) -> None:
+    config = load_config(IsrConfig, written(tmp_path, f"grounder: {{{grounder}}}"))
+    assert load_config(IsrConfig, written(tmp_path, dump_yaml(config))) == config
+
+
+def test_florence_decodes_as_published_unless_told() -> None:
+    florence = {"backend": "florence2", "path": "x", "tune": False}
+    assert GrounderConfig(**florence).beams == 3  # type: ignore[arg-type]
+    assert GrounderConfig(**florence, beams=5).beams == 5  # type: ignore[arg-type]
+    assert GrounderConfig(backend="ofa", path="x").beams == 5
+
+
+def test_what_a_sampler_cannot_act_on_is_refused(tmp_path: Path) -> None:
+    for sampler, idle in (
+        ("memory: 0.5", "memory 0.5; writer acts on no such key"),
+        ("tolerate: 0.5", "tolerate 0.5; writer"),
+        ("backend: vllm, settings: {x: 1}", "settings {'x': 1}; vllm acts on memory"),
+        ("backend: endpoint, url: http://h/v1, memory: 0.5", "memory 0.5; endpoint acts on url"),
+    ):
+        (told,) = problems(tmp_path, f"sampler: {{{sampler}}}\nwriter: {{backend: local, path: x}}")
+        assert told.startswith(f"sampler: got {idle}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "keys"),
+    [
+        (IsrConfig, "writer: {backend: local}\ngrounder: {backend: ofa}", ["writer", "grounder"]),
+        (DirectConfig, "model: {backend: local}", ["model"]),
+    ],
+)
+def test_a_model_without_a_path_is_told_by_its_own_key(
+    kind: type[IsrConfig | DirectConfig], text: str, keys: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(kind, written(tmp_path, text))
+    wanted = "missing; wanted the folder or hub name of its weights"
+    assert caught.value.problems == tuple(f"{key}.path: {wanted}" for key in keys)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +258,9 @@ def test_settings_are_frozen_and_required_fields_stay_required() -> None:
 
 
 def test_what_decides_results_leaves_out_what_does_not() -> None:
-    config = IsrConfig(checkpoint_every_s=1, sampler=SamplerConfig(tolerate=0.5, memory=0.3))
+    sampler = SamplerConfig(backend="endpoint", url="http://host/v1", tolerate=0.5)
+    config = IsrConfig(checkpoint_every_s=1, sampler=sampler)
     kept = decisive(IsrConfig, config.model_dump(mode="json"))
-    assert kept["sampler"] == {"backend": "writer", "memory": 0.3}
+    assert kept["sampler"] == {"backend": "endpoint", "memory": 0.4}
     assert not {"checkpoint_every_s", "check_memory"} & kept.keys()
     assert kept["dpo"] == config.dpo.model_dump(mode="json")

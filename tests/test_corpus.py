@@ -10,6 +10,7 @@ from groundling.config import GmnerData, ToyworldData
 from groundling.corpus import (
     Case,
     Corpus,
+    draw_labelled,
     draw_world,
     read_corpus,
     read_release,
@@ -69,6 +70,16 @@ def test_a_case_needs_a_picture() -> None:
     assert [case.entity.name for case in corpus.cases("train")] == ["Ann", "Bob"]
     assert corpus.pictures() == ["a.jpg", "b.jpg"]
     assert corpus.without_picture() == 1
+
+
+def test_labelled_posts_are_drawn_by_the_seed_and_in_order() -> None:
+    posts = [Post(f"p{number:02}", ("w",), ()) for number in range(40)]
+    few, more = draw_labelled(posts, 8, 0), draw_labelled(posts, 20, 0)
+    assert (len(few), len(more)) == (8, 20)
+    assert more == sorted(more, key=lambda post: post.id)
+    assert {post.id for post in few} < {post.id for post in more}
+    assert draw_labelled(posts, 8, 1) != few
+    assert draw_labelled(posts, None, 0) == posts
 
 
 def test_the_embedded_world_comes_with_its_judge(tmp_path: Path) -> None:

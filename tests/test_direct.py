@@ -71,7 +71,7 @@ def test_a_failed_entity_makes_its_post_an_error_record(out: Path) -> None:
     grounder = FakeGrounder({"1#1": Failure("HTTP 400: no", "api")})
     done = answer_posts(POSTS, grounder, out, MAKER)
     failed = PostPrediction("1", failure=Failure("HTTP 400: no", "api"))
-    assert read_predictions(out) == (failed, *WHOLE[1:])
+    assert read_predictions(out) == (*WHOLE[1:], failed)
     assert (done.failed_posts, done.failed) == (1, {"HTTP 400": 1})
 
     again = FakeGrounder()
@@ -148,6 +148,20 @@ def test_a_limit_goes_on_where_it_stopped(out: Path) -> None:
     for left in (2, 1, 0):
         assert answer_posts(POSTS, FakeGrounder(), out, MAKER, limit=1).left == left
     assert read_predictions(out) == WHOLE
+
+
+def test_a_limit_is_not_eaten_by_what_keeps_failing(out: Path) -> None:
+    posts = (*POSTS, Post("4", ("Ann",), (ANN,), "p.png"))
+    no = Failure("no", "api")
+    asked, told = [], []
+    for said in ({"1#0": no, "1#1": no}, {}, {"3#0": no}, {"4#0": no}, {"1#0": no}, {}, {}):
+        grounder = FakeGrounder(said)
+        done = answer_posts(posts, grounder, out, MAKER, limit=1)
+        asked.append({query.partition("#")[0] for query in grounder.asked})
+        told.append((done.left, done.failed_posts))
+    assert asked == [{"1"}, set(), {"3"}, {"4"}, {"1"}, {"3"}, {"4"}]
+    assert told == [(3, 1), (3, 1), (2, 2), (2, 3), (2, 3), (2, 2), (1, 1)]
+    assert [one.id for one in read_predictions(out)] == ["2", "3", "4", "1"]
 
 
 def test_other_posts_of_the_file_stay(out: Path) -> None:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from fakes import FakeGrounder, FakeWriter
 from PIL import Image
 
+from groundling.config_gmner import RefinementConfig
 from groundling.data.jsonl import read_predictions
-from groundling.gmner import find_triples, work_folder
-from groundling.groundings import IsrGrounding, NoGrounding
-from groundling.records import ABSENT, Box, Entity, Failure, Mention, Post
+from groundling.gmner import Refining, Told, find_triples, work_folder
+from groundling.groundings import Agreement, IsrGrounding, Item, Located, NoGrounding
+from groundling.models.base import Question
+from groundling.records import ABSENT, TWITTER, Box, Entity, Failure, Mention, Post
+from groundling.refine import Refinery
+from groundling.routing import Routing
 from groundling.scoring import TRIPLE_RULES
 from groundling.scoring.triples import score_triples
 
@@ -71,8 +76,10 @@ def test_triples_in_the_order_of_the_posts(posts: list[Post], tmp_path: Path) ->
         "absent": 2,
         "failed_posts": 0,
         "failed": {},
+        "one_way_alone": {},
         "refinement": None,
     }
+    assert told.complete
     score = score_triples(posts, read_predictions(out), TRIPLE_RULES["span"], resamples=0)
     counts = score.tasks["gmner"].counts
     assert (counts.right, counts.predicted, counts.gold) == (2, 3, 2)
@@ -112,3 +119,61 @@ def test_the_none_rows_need_no_pictures(posts: list[Post], tmp_path: Path) -> No
     assert (told.posts, told.boxes, told.absent) == (3, 0, 3)
     told = find_triples(bare, NameTagger(), isr(), tmp_path / "y.jsonl", "n", quiet=True)
     assert told.failed == {"the picture cannot be used": 2}
+
+
+class Sceptic:
+    """Says of every mention that it is none, or fails."""
+
+    name = "m"
+
+    def __init__(self, failing: bool) -> None:
+        self.failing = failing
+
+    def ask(self, questions: Sequence[Question], _: int = 2) -> Iterator[tuple[int, object]]:
+        none = json.dumps({"reasoning": "No name.", "entity": None, "type": None})
+        for place, question in enumerate(questions):
+            failed = Failure("timeout", "api")
+            yield place, failed if self.failing else question.read(none, ())
+
+
+def sceptical(folder: Path, failing: bool = False) -> Refining:
+    refinery = Refinery(Sceptic(failing), TWITTER, RefinementConfig(), folder / "journal")
+    return Refining(refinery, Routing(0.0, 0.5))
+
+
+def test_refinement_is_counted_and_told_mention_by_mention(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    out = tmp_path / "said.jsonl"
+
+    def find(refining: Refining) -> tuple[Told, dict]:
+        told = find_triples(
+            posts, NameTagger(), NoGrounding(), out, "names", refining=refining, quiet=True
+        )
+        (line,) = (work_folder(out) / "refinement.jsonl").read_text().splitlines()
+        return told, json.loads(line)
+
+    told, line = find(sceptical(tmp_path, failing=True))
+    assert told.refinement == {"mentions": 3, "asked": 1, "changes": {"failed": 1}}
+    assert line["error"] == {"reason": "timeout", "stage": "api"}
+    assert not told.complete, "the same call asks again"
+    assert told.absent == 3, "the tagger's mention stands"
+    told, line = find(sceptical(tmp_path))
+    assert told.refinement == {"mentions": 3, "asked": 1, "changes": {"dropped": 1}}
+    assert (line["change"], line["reasoning"]) == ("dropped", "No name.")
+    assert told.complete
+    assert told.absent == 2
+
+
+class Silent:
+    def locate(self, items: Sequence[Item], *_: object) -> list[Located | Failure]:
+        return [Failure("timeout: 3 s", "api")] * len(items)
+
+
+def test_a_way_that_failed_is_told_though_the_other_one_answered(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    both = Agreement(isr(), Silent())
+    told = find_triples(posts, NameTagger(), both, tmp_path / "x.jsonl", "names", quiet=True)
+    assert (told.failed_posts, told.to_json()["one_way_alone"]) == (0, {"timeout": 3})
+    assert not told.complete

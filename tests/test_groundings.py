@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from fault_server import Act, Asked, FaultServer, refused, said
 from PIL import Image
 
 from groundling.config_gmner import InContextConfig
+from groundling.grounding_ways import fingerprint
 from groundling.groundings import (
     Agreement,
     DirectGrounding,
+    Exempting,
     Grounding,
     IsrGrounding,
     Item,
@@ -25,9 +28,9 @@ from groundling.groundings import (
 )
 from groundling.in_context import InContextGrounding, make_pool
 from groundling.models.base import Solved
+from groundling.models.coordinates import ConventionName
 from groundling.models.embeddings import CharacterNgrams, Thumbnails
 from groundling.models.endpoints import Endpoint, endpoint_config
-from groundling.models.in_context import in_context_question
 from groundling.records import ABSENT, Box, Entity, Failure, Mention, Post, Prediction
 from groundling.selection import nearest
 
@@ -136,8 +139,8 @@ FAILED = Failure("x", "api")
         (Located(BOX), Located(OTHER), Located(BOX, None, 0.5)),
         (Located(BOX), Located(None), Located(BOX, None, 0.5)),
         (Located(None), Located(OTHER), Located(None, None, 0.5)),
-        (FAILED, Located(OTHER), Located(OTHER, None, 0.5)),
-        (Located(None), FAILED, Located(None, None, 0.5)),
+        (FAILED, Located(OTHER), Located(OTHER, None, 0.5, FAILED)),
+        (Located(None), FAILED, Located(None, None, 0.5, FAILED)),
         (FAILED, Failure("y", "parse"), Failure("y", "parse")),
     ],
 )
@@ -191,14 +194,18 @@ class Opener:
         self.endpoints: list[Endpoint] = []
 
     def __call__(
-        self, server: FaultServer, posts: list[Post], **settings: object
+        self,
+        server: FaultServer,
+        posts: list[Post],
+        convention: ConventionName = "pixels",
+        **settings: object,
     ) -> InContextGrounding:
         quick = {"backoff_s": 0.001, "attempts": 1, "api_key_env": None}
         endpoint = Endpoint(endpoint_config({"endpoint": server.url, "model": "m", **quick}))
         self.endpoints.append(endpoint)
         return InContextGrounding(
             endpoint.assistant(),
-            lambda case, shown: in_context_question(case, shown, "pixels"),
+            convention,
             make_pool(posts),
             (CharacterNgrams(), Thumbnails()),
             InContextConfig.model_validate(settings),
@@ -251,20 +258,117 @@ def test_the_nearest_example_stands_right_before_the_case(
 ) -> None:
     with FaultServer(said("x")) as server:
         way = in_context(server, posts, examples=3, text_weight=0, image_weight=0)
-        case = make_pool(posts).solved[1].case
+        case = replace(make_pool(posts).solved[1].case, text="yet another post")
         (shown,) = way.choose([case], ["another"])
     assert [one.case.name for one in shown][1:] == ["Old Club", "Old Club"]
 
 
-def test_zero_shot_and_types_that_are_never_grounded(
+def test_without_examples_it_is_zero_shot(
     in_context: Opener, posts: list[Post], tmp_path: Path
 ) -> None:
     with FaultServer(script=reader) as server:
-        way = in_context(server, posts, examples=0, never=["ORG"])
-        found = way.locate(items_of(posts), tmp_path)
-        assert len(server.asked) == 2
+        in_context(server, posts, examples=0).locate(items_of(posts), tmp_path)
         assert {len(asked.pictures) for asked in server.asked} == {1}
-    assert found[1] == found[5] == Located(None)
+
+
+def test_a_post_is_not_its_own_example_under_another_id(
+    in_context: Opener, posts: list[Post]
+) -> None:
+    with FaultServer(said("x")) as server:
+        way = in_context(server, posts, examples=9)
+        (shown,) = way.choose([make_pool(posts).solved[0].case], ["the same post"])
+    assert {one.case.image for one in shown} == {posts[1].image}
+
+
+def test_boxes_are_asked_for_again_where_they_are_read_otherwise(
+    in_context: Opener, posts: list[Post], tmp_path: Path
+) -> None:
+    boxes = said(json.dumps({"box": [10, 10, 50, 50]}))
+    with FaultServer(boxes) as server:
+        in_context(server, posts, "pixels").locate(items_of(posts), tmp_path)
+        again = in_context(server, posts, "relative-1000").locate(items_of(posts), tmp_path)
+    assert again[0] == Located(Box(1, 0.8, 5, 4))
+
+
+@pytest.mark.parametrize("choose", ["similarity", "random"])
+def test_an_example_whose_picture_is_broken_gives_way_to_the_next(
+    in_context: Opener, posts: list[Post], tmp_path: Path, choose: str
+) -> None:
+    broken, sound = posts[1], replace(posts[0], id="p3", tokens=("Ann", "here"), entities=())
+    Path(str(broken.image)).write_bytes(b"no picture")
+    sound = replace(sound, entities=(Entity("Ann", "PER", 0, 1, (BOX,)),))
+    with FaultServer(script=reader) as server:
+        way = in_context(server, [broken, sound], examples=1, choose=choose)
+        found = way.locate([(posts[0], Mention(3, 5, "ORG"))], tmp_path)
+    assert found == [Located(BOX)]
+    left_out = json.loads((tmp_path / "left-out.json").read_text())
+    assert "not a picture" in left_out.get(broken.image, "not a picture")
+    assert choose == "random" or list(left_out) == [broken.image]
+
+
+class WideEyes:
+    """Pictures as an encoder sees them that cannot tell its width before it has seen one."""
+
+    def embed(self, items: Sequence[str]) -> np.ndarray:
+        there = [path for path in items if Path(path).is_file()]
+        rows = np.zeros((len(items), 5 if there else 1), np.float32)
+        for row, path in zip(rows, items, strict=True):
+            row[: 5 * (path in there)] = len(path)
+        return rows
+
+
+def test_cases_without_one_readable_picture_are_compared_by_the_rest(
+    in_context: Opener, posts: list[Post]
+) -> None:
+    with FaultServer(said("x")) as server:
+        way = in_context(server, posts)
+        way._embedders = (CharacterNgrams(), WideEyes())
+        case = replace(make_pool(posts).solved[0].case, image="gone.png")
+        (shown,) = way.choose([case], ["p0"])
+    assert [one.case.name for one in shown][-1] == "Ben"
+
+
+# --------------------------------------------------------------------- what is never in a picture
+
+
+class Counting(Fixed):
+    def locate(self, items: Sequence[Item], *_: object) -> list[Located | Failure]:  # type: ignore[override]
+        self.items = list(items)
+        return self.answers[: len(items)]
+
+
+def test_nobody_is_asked_about_types_that_are_never_in_a_picture(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    inner = Counting(Located(BOX), FAILED, Located(OTHER))
+    found = Exempting(inner, ["ORG"]).locate(items_of(posts), tmp_path)
+    nowhere = Located(None)
+    assert found == [Located(BOX), nowhere, FAILED, nowhere, Located(OTHER), nowhere]
+    assert {mention.type for _, mention in inner.items} == {"PER"}
+
+
+# ------------------------------------------------------------------------------- other models
+
+
+def test_another_run_s_boxes_are_not_taken_over(posts: list[Post], tmp_path: Path) -> None:
+    """Two grounders may follow one writer: words alone do not tell whose boxes are kept."""
+    words = {"Ann": "the man", "Ben": "the man", "Old Club": ABSENT}
+    for name, box in (("one", BOX), ("two", OTHER)):
+        grounder = FakeGrounder({"the man": box})
+        way = IsrGrounding(FakeWriter(words), grounder, "writer:x/0", 16, name)
+        first = way.locate(items_of(posts), tmp_path)[0]
+        assert isinstance(first, Located)
+        assert first.box == box
+
+
+def test_a_run_of_other_weights_has_another_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    marker = tmp_path / "stages/dpo.json"
+    found = set()
+    for digest in ("a", "b"):
+        marker.write_text(json.dumps({"artefacts": {"writer": digest}}))
+        found.add(fingerprint(tmp_path))
+    assert len(found) == 2
 
 
 def test_what_failed_is_asked_again_and_what_is_known_is_not(

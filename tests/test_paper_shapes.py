@@ -35,6 +35,7 @@ from groundling.prompts import ask_for_expression
 GIB = 1 << 30
 WRITER, GROUNDER = "Qwen/Qwen2-VL-7B-Instruct", "OFA-Sys/ofa-large"
 PLANNED = ["grounder tuning", "SFT", "sampling", "rewards", "reference scoring", "DPO"]
+PLANNED += ["evaluation"]
 RELEASE = Path(__file__).parents[2] / "shared" / "data" / "twitter-gmner-v2.tar.gz"
 
 
@@ -63,7 +64,7 @@ def test_a_dry_run_stops_goes_on_and_measures_every_stage(
     told = json.loads(capsys.readouterr().out)
     stages = json.loads(measured.read_text())["stages"]
     assert told["complete"]
-    assert [stage["name"] for stage in told["stages"]] == [*PLANNED, "evaluation"]
+    assert [stage["name"] for stage in told["stages"]] == PLANNED
     assert all(stage["seconds"] > 0 and stage["projected_s"] > 0 for stage in told["stages"])
     assert told["peak_gib"] is None, "no memory is measured on a CPU"
     assert {name: stages[name] for name in first} == first
@@ -242,24 +243,30 @@ def test_a_page_compares_projects_and_flags() -> None:
     recipe = load_config(IsrConfig, paper_shapes.RECIPE)
     plan = [Stage("SFT", {"weights": 20 * GIB, "reserve": 4 * GIB})]
     plan.append(Stage("sampling", {"weights": 30 * GIB}))
+    plan.append(Stage("evaluation", {"weights": 11 * GIB, "cache": 11 * GIB}))
     measured = {
         "sft": Measured(50.0, 18 * GIB, 19 * GIB, GIB, resumed=True),
         "round-1-draw": Measured(20.0, 35 * GIB, 38 * GIB, GIB),
+        "evaluate-sft": Measured(9.0, 18 * GIB, 19 * GIB, GIB),
+        "evaluate-round-1": Measured(11.0, 20 * GIB, 21 * GIB, GIB),
     }
     made = data.Counts(sft=100, prompts=200, graded=10)
     found = rows(plan, {"SFT": 600.0, "sampling": 60.0}, recipe, made, measured)
     assert [row.name for row in found] == ["SFT", "sampling", "evaluation"]
-    assert [row.ratio for row in found] == [24 / 20, 30 / 39, None]
+    assert [row.ratio for row in found] == [24 / 20, 30 / 39, 22 / 22]
     assert [row.off for row in found] == [False, True, False], "1.20 is just within 20 %"
     assert found[0].projected_s == 50.0 * 1457 * 3 / 100
     assert found[1].projected_s == 20.0 * 4 * 10000 / 200
     told = summary(found, measured)
-    assert (told["complete"], told["off"], told["peak_gib"]) == (False, ["sampling"], 39.0)
+    assert (told["complete"], told["off"], told["peak_gib"]) == (True, ["sampling"], 39.0)
+    assert [one["planned_gib"] for one in told["stages"]] == [24.0, 30.0, 22.0]
 
     text = page(found, measured, about(), drawn=(800, 800))
     sft, drawing = cells(text, "SFT")[0], cells(text, "sampling")[0]
     assert sft == ["SFT†", "weights 20.0, reserve 4.0", "24.0", "18.0", "19.0", "20.0", "1.20"]
     assert drawing[-1] == "0.77 **off**"
+    evaluation = cells(text, "evaluation")[0]
+    assert evaluation[1:] == ["weights 11.0, cache 11.0", "22.0", "20.0", "21.0", "22.0", "1.00"]
     assert cells(text, "sampling")[1][1:] == [
         "20.0 s, 200 prompts",
         "10 prompts/s",
@@ -267,7 +274,7 @@ def test_a_page_compares_projects_and_flags() -> None:
         "1 min",
     ]
     assert "Highest: 39.0 GiB in round-1-draw, within 78 GiB." in text
-    assert "1 of 2 stages; off: sampling." in text
+    assert "2 of 3 stages; off: sampling." in text
     assert "800 of 800 answers ran on to 64 tokens: 2560 tokens a second." in text
 
 
@@ -282,5 +289,11 @@ def test_a_page_says_what_ran_out_of_memory_and_what_has_no_figures() -> None:
     text = page(found, measured, about())
     assert "Stage sft stopped: OutOfMemoryError." in text
     assert "not within 78 GiB" in text
+    evaluated = {
+        "evaluate-sft": Measured(9.0, 18 * GIB, 19 * GIB, GIB),
+        "evaluate-round-1": Measured(1.0, 9 * GIB, 9 * GIB, GIB, stopped="OutOfMemoryError"),
+    }
+    [row] = rows([Stage("evaluation", {"weights": 20 * GIB})], {}, recipe, made, evaluated)
+    assert (row.measured, row.ratio) == (evaluated["evaluate-round-1"], None)
     nothing = page(rows(plan, {}, recipe, made, {}), {}, about(dry_run=True))
     assert "No memory was measured" in nothing

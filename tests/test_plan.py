@@ -332,6 +332,18 @@ def test_an_evaluation_is_as_large_as_its_boxes_where_those_are_larger() -> None
     assert tight.changes["grounder.batch_size"] < 256  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    "grounder",
+    [{"backend": "dino", "path": "IDEA-Research/grounding-dino-tiny"}, {"backend": "tiny"}],
+)
+def test_changes_are_such_as_the_grounder_acts_on(grounder: dict[str, object]) -> None:
+    beside = recipe(grounder=grounder)
+    found = plan_run(beside, Device("x", 9 * GIB))
+    assert "writer.load_in_4bit" in found.changes
+    told = {key.partition(".")[2] for key in found.changes if key.startswith("grounder.")}
+    assert told <= set(beside.grounder.acting)
+
+
 def test_what_draws_elsewhere_takes_its_own_share_or_nothing() -> None:
     vllm = plan_run(recipe(sampler={"backend": "vllm", "memory": 0.4}), Device("x", 80 * GIB))
     sampling = next(stage for stage in vllm.stages if stage.name == "sampling")

@@ -164,3 +164,20 @@ def test_a_given_threshold_is_used_as_it_is(tmp_path: Path) -> None:
         endpoint, asker = refinery(server, tmp_path, threshold=0.5, budget=1.0)
         with endpoint:
             assert validate(asker, dev, mentions).routing == Routing(0.5, 1.0)
+
+
+def test_the_control_is_counted_from_the_same_answers(tmp_path: Path) -> None:
+    """Nobody is asked again for it, not even where a call had failed."""
+    dev, mentions = corpus(4)
+    annotator = Annotator()
+    with FaultServer(script=annotator) as server:
+        endpoint, asker = refinery(server, tmp_path, whole_curve=True)
+        with endpoint:
+            found = validate(asker, dev, mentions)
+    assert sum(one.change == "failed" for one in found.asked) == 4
+    assert sum(annotator.seen.values()) == 12 + 4, "once each, and nonsense again"
+    assert len(found.by_chance) == 5
+    for curve in found.by_chance:
+        assert len(curve.f1) == 13
+        assert (curve.f1[0], curve.f1[-1]) == (found.curve.f1[0], found.curve.f1[-1])
+    assert any((curve.f1 != found.curve.f1).any() for curve in found.by_chance)

@@ -63,6 +63,7 @@ def test_answers_and_what_they_mean(text: str, wanted: Mention | None) -> None:
         ("It is a newspaper.", "not one JSON object"),
         (answer("New York", "LOC") + " I hope this helps!", "not one JSON object"),
         ('["New York"]', "wanted a JSON object with the keys"),
+        (answer("New York", "LOC", "\ud800"), "holds half a surrogate pair"),
         ('{"entity": null, "type": null}', "wanted a JSON object with the keys"),
         (answer("New York", None), "both be text, or both null"),
         (answer("New York", "CITY"), "unknown type 'CITY'; wanted one of PER, LOC, ORG, MISC"),

@@ -75,7 +75,9 @@ def test_threshold_and_budget(routing: Routing, wanted: list[tuple[str, int]]) -
         ({0: None}, [(3, 4)]),
         ({0: Failure("timeout", "api")}, [(0, 2), (3, 4)]),
         ({0: mention(0, 1)}, [(0, 1), (3, 4)]),
-        ({0: mention(0, 4)}, [(0, 4)]),  # corrected ones push uncertain ones aside
+        ({0: mention(0, 4)}, [(3, 4)]),  # what was not asked about stays
+        ({0: mention(0, 4), 1: mention(3, 4, 0.3)}, [(0, 4)]),  # what was confirmed gives way
+        ({0: mention(0, 4), 1: Failure("timeout", "api")}, [(0, 4)]),
         ({0: mention(2, 4), 1: mention(3, 5)}, [(2, 4)]),
         ({1: mention(3, 4)}, [(0, 2), (3, 4)]),
     ],
@@ -87,11 +89,10 @@ def test_what_a_post_holds_after_asking(
     assert [(one.start, one.end) for one in after] == wanted
 
 
-def test_confirmed_mentions_keep_their_confidence_where_they_overlap() -> None:
-    """An edit that runs into a sure neighbour wins; a mere confirmation does not outrank it."""
+def test_a_confident_mention_stays_whatever_runs_into_it() -> None:
     sure, unsure = mention(0, 2, 0.9), mention(3, 5, 0.2)
-    assert refined([sure, unsure], {1: mention(1, 5)}) == [mention(1, 5)]
-    assert refined([sure, unsure], {0: mention(0, 4, 0.9), 1: unsure}) == [mention(0, 4, 0.9)]
+    assert refined([sure, unsure], {1: mention(1, 5)}) == [sure]
+    assert refined([sure, unsure], {1: mention(0, 2, kind="LOC")}) == [sure]
 
 
 spans = st.tuples(st.integers(0, 6), st.integers(1, 2), st.sampled_from(TYPES))

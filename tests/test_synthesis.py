@@ -24,7 +24,7 @@ from groundling.synthesis.prompts import (
 )
 from groundling.synthesis.screen import Limits, Offer, Screen, distinct, mixed
 from groundling.synthesis.style import style_of
-from groundling.synthesise import Synthesised, synthesise
+from groundling.synthesise import Synthesised, synthesise, tokenisation_of
 
 
 def post(name: str, text: str, *entities: tuple[str, str]) -> Post:
@@ -68,6 +68,7 @@ def test_the_question_shows_post_types_and_what_is_wanted() -> None:
     [
         ("Here you are:", "not one JSON object"),
         ("[]", 'a list "sentences"'),
+        (json.dumps({"sentences": [{"text": "\ud800", "entities": []}]}), "surrogate pair"),
         ('{"sentences": []}', 'a list "sentences"'),
         ('{"sentences": [{"text": "a"}]}', 'needs "text" and "entities"'),
         ('{"sentences": ["a"]}', 'needs "text" and "entities"'),
@@ -212,6 +213,40 @@ def test_one_new_name_is_not_used_for_ever() -> None:
     assert isinstance(taking.take(offer(kept, "same entities")), Post)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "stays"),
+    [
+        ("HMS Hood", "same entities", False),  # not the seed's own, whatever was asked for
+        ("HMS Hood", "new entities", False),
+        ("USS Nimitz", "same entities", True),
+        ("USS Nimitz", "new entities", True),
+    ],
+)
+def test_only_the_seed_s_own_names_may_come_back_for_ever(
+    name: str, kind: str, stays: bool
+) -> None:
+    taking = screen(per_name=1)
+    for number, words in enumerate(("was built far away", "needs much paint")):
+        given = sentence(f"Now {name} {words}", (name, "vessel"))
+        fate = taking.take(offer(given, kind, number))
+    assert isinstance(fate, Post) == stays
+
+
+def test_new_sentences_get_tokens_like_the_seeds() -> None:
+    """The CCKS task's texts have every mark alone, so must names that are learnt from."""
+    apart = [post("1", "An NH - 90 and its crew", ("NH - 90", "aircraft"))]
+    whole = [post("1", "@army can't fly NH-90s", ("@army", "other"))]
+    given = sentence("Two F-16s can't land here", ("F-16s", "aircraft"))
+    for seeds, name in ((apart, "F - 16s"), (whole, "F-16s")):
+        tokenise = tokenisation_of(seeds)
+        (entity,) = to_post(given, "x", CCKS, tokenise).entities
+        assert entity.name == name
+        taking = Screen(CCKS, style_of(seeds), Limits(low=3), seeds, tokenise=tokenise)
+        made = taking.take(offer(given))
+        assert isinstance(made, Post)
+        assert made.entities == (entity,)
+
+
 def test_the_mix_keeps_the_ratio_and_grows_with_it() -> None:
     many = [post(f"s{n}", f"word{n} here and there") for n in range(50)]
     small, large = (mixed(SEEDS, many, ratio, seed=1) for ratio in (2.0, 5.0))
@@ -301,6 +336,10 @@ def test_failed_questions_are_asked_again_and_the_end_is_the_same(
     with FaultServer(script=Author(faulty=3)) as server:
         first = run(server)
         assert first.failed == {"api": 3}
+        lines = (tmp_path / "synth/provenance.jsonl").read_text().splitlines()
+        errors = [line for line in map(json.loads, lines) if "error" in line]
+        assert [one["error"]["stage"] for one in errors] == ["api"] * 3
+        assert (errors[0]["seed"], errors[0]["kind"]) == ("1", "same entities")
         assert len(first.posts) < 7
         second = run(server)
         assert second.failed == {}

@@ -11,10 +11,13 @@ import tiny_taggers
 import torch
 
 from groundling import tagging
+from groundling.cli.tagger import metrics_table
 from groundling.config_gmner import TaggerConfig, TaggerOptimiser, TaggingConfig, TextData
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions, write_posts
+from groundling.data.knowledge import Told, write_knowledge
 from groundling.errors import ConfigError, DataError, RunError
+from groundling.fitted import open_fitted
 from groundling.models.registry import open_tagger
 from groundling.records import TWITTER, Box, Failure, Mention, Post, PostPrediction
 from groundling.rundir import read_events
@@ -22,7 +25,6 @@ from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.settings import load_config
 from groundling.tagging import (
     confidence_figures,
-    open_fitted,
     pace_of,
     read_split,
     run_tagging,
@@ -50,9 +52,9 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def recipe(data: Path, **changes: Any) -> TaggingConfig:
+def recipe(data: Path | TextData, **changes: Any) -> TaggingConfig:
     values: dict[str, Any] = {
-        "data": TextData(source=str(data)),
+        "data": data if isinstance(data, TextData) else TextData(source=str(data)),
         "tagger": TaggerConfig(
             backend="bilstm", word_size=12, hidden_size=16, dropout=0.2, device="cpu"
         ),
@@ -262,6 +264,54 @@ def test_knowledge_is_read_beside_its_split(data: Path, tmp_path: Path) -> None:
     foreign.write_text("foreign\tO\n<EOS>\tX\nwords\tX\n")
     with pytest.raises(DataError, match=r"foreign\.txt: tells of no post of"):
         read_split(data, "dev", foreign)
+
+
+def encoder_on_disk(folder: Path) -> TaggerConfig:
+    """A tagger that reads knowledge, on a tiny encoder of random weights."""
+    tiny_taggers.bert().save_pretrained(folder)
+    tiny_taggers.wordpiece().save_pretrained(folder)
+    return TaggerConfig(path=str(folder), knowledge=True, max_length=64, device="cpu")
+
+
+def test_posts_without_knowledge_are_counted_and_learnt_from(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "knowledge"
+    for name, posts in {"train": POSTS[:9], "dev": POSTS[:5], "test": POSTS[6:8]}.items():
+        told = [Told(post.id, f"the {post.tokens[0]}") for post in posts]
+        write_knowledge(folder / f"{name}.jsonl", told)
+    tagger = encoder_on_disk(tmp_path / "encoder")
+    config = recipe(
+        TextData(source=str(data), knowledge=str(folder)),
+        tagger=tagger,
+        tuning=TaggerOptimiser(lr=1e-3, batch_size=4, epochs=1),
+    )
+    metrics = run_tagging(config, tmp_path / "run", quiet=True)
+    gaps = {
+        "train": {"posts": 12, "without": 3},
+        "dev": {"posts": 5, "without": 0},
+        "test": {"posts": 6, "without": 4},
+    }
+    assert metrics["knowledge"] == gaps
+    (event,) = [one for one in read_events(tmp_path / "run") if one["kind"] == "knowledge"]
+    assert event["payload"] == {"splits": gaps}
+    lines = metrics_table(metrics).splitlines()
+    assert "train 3 of 12 posts have no knowledge" in lines
+    assert "test  4 of 6 posts have no knowledge" in lines
+    assert not any(line.startswith("dev   0 of") for line in lines)
+    unknowing = recipe(data, tuning=None)
+    assert "knowledge" not in run_tagging(unknowing, tmp_path / "unknowing", quiet=True)
+
+
+def test_other_knowledge_is_another_run(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "knowledge"
+
+    def config(words: str) -> TaggingConfig:
+        for name in ("train", "dev", "test"):
+            write_knowledge(folder / f"{name}.jsonl", [Told("p7", words), Told("p1", "x")])
+        return recipe(TextData(source=str(data), knowledge=str(folder)), tuning=None)
+
+    run_tagging(config("one"), tmp_path / "run", quiet=True)
+    with pytest.raises(RunError, match=r"another configuration \(data\.train"):
+        run_tagging(config("two"), tmp_path / "run", quiet=True)
 
 
 def test_the_fingerprint_of_the_run_includes_what_is_known_of_posts() -> None:

@@ -19,8 +19,9 @@ import tiny_ofa
 import torch
 from safetensors.torch import load_file
 from team_jobs import CASES, Fit, run_fit
+from torch import distributed
 
-from groundling import team
+from groundling import meeting, team
 from groundling.errors import RunError
 from groundling.progress import Progress
 from groundling.rundir import read_events
@@ -48,7 +49,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = run_teams(folder, "two")
     assert ended["dying"][1] == -signal.SIGKILL
     failed = {name for name, codes in ended.items() if any(codes)}
-    assert failed == {"dying", *team_jobs.ENDINGS}, said(folder)
+    assert failed == {"dying", *team_jobs.ENDINGS, *team_jobs.MEETINGS}, said(folder)
     return folder
 
 
@@ -243,6 +244,19 @@ def test_where_one_fails_all_end_and_say_why_in_a_line(name: str, two: Path) -> 
         assert all(reason in line for reason, line in zip(reasons, found, strict=True)), told
 
 
+@pytest.mark.parametrize("name", team_jobs.MEETINGS)
+def test_who_does_not_meet_the_others_says_so_in_a_line(name: str, two: Path) -> None:
+    """torch itself would wait for ever at a port where somebody else listens."""
+    codes = json.loads((two / "ended.json").read_text())[name]
+    assert codes == ([2, 0] if name == "unmet" else [2, 2])
+    for rank, code in enumerate(codes):
+        told = (two / f"{name}-{rank}.err").read_text()
+        assert told.count("\n") == bool(code), told
+        if code:
+            assert f"process {rank} of 2 has not met the others at 127.0.0.1:" in told
+            assert "(not within 0.5 s; GROUNDLING_MEETING_S gives them longer)" in told
+
+
 def test_a_leader_that_fails_leaves_no_finished_stage(two: Path) -> None:
     assert not (two / "full" / "stages").exists()
     assert not (two / "full" / "first.bin").exists()
@@ -259,6 +273,42 @@ def test_three_processes_take_the_steps_of_one(
         for rank in range(3):
             check(three / way / f"{name}-{rank}.safetensors", wanted)
     assert (three / way / "killed").read_bytes() == (three / way / "calm").read_bytes()
+
+
+def test_those_who_have_met_wait_for_each_other_as_long_as_they_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in (ours | {meeting.SETTING: "60"}).items():
+        monkeypatch.setenv(name, value)
+    meeting.meet("gloo", team.PATIENCE)
+    group = distributed.distributed_c10d._get_default_group()
+    try:
+        assert group._get_backend(torch.device("cpu")).options._timeout == team.PATIENCE
+        assert distributed.distributed_c10d._get_default_store().timeout == team.PATIENCE
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({meeting.SETTING: "soon"}, "GROUNDLING_MEETING_S: got 'soon'; wanted a number of"),
+        ({meeting.SETTING: "0"}, "GROUNDLING_MEETING_S: got '0'; wanted"),
+        ({"RANK": ""}, r"process \? of 2 .* environment variable RANK expected, but not set"),
+        ({"MASTER_PORT": "99999"}, "127.0.0.1:99999 .*from 0 to 65535"),
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_told(
+    changes: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in (ours | changes).items():
+        monkeypatch.setenv(name, value)
+        if not value:
+            monkeypatch.delenv(name)
+    with pytest.raises(RunError, match=reason):
+        meeting.meet("gloo", team.PATIENCE)
 
 
 def test_a_process_alone_is_a_team_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

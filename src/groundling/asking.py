@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from groundling.atomic import write_bytes
+from groundling.errors import DataError, RunError
 from groundling.journal import Journal
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
@@ -20,6 +23,9 @@ from groundling.records import Failure
 
 I = TypeVar("I")  # noqa: E741
 T = TypeVar("T")
+
+PASSING = ("api", "budget")
+"""Stages of failures that may not happen again."""
 
 
 def ask_all(
@@ -38,8 +44,8 @@ def ask_all(
 
     `key` is all that decides an answer but the assistant's name, as JSON can hold it. `encode`
     turns an answer into something JSON can hold and `decode` turns it back; fresh answers make the
-    same round trip. Raises InputError for what every call would meet, and where another process
-    holds the journal.
+    same round trip. Raises InputError for what every call would meet, where another process holds
+    the journal, and where it is broken.
     """
     keys = [digest(assistant.name, *key(item)) for item in items]
     with Journal(journal) as lines:
@@ -61,16 +67,48 @@ def ask_all(
     return [decode(found[one]) if one in found else failures[one] for one in keys]
 
 
+def refuse_losses(what: str, failed: Mapping[str, int], total: int, tolerate: float) -> None:
+    """Raise RunError where more than a share `tolerate` of `total` questions failed in passing.
+
+    `failed` counts failures by their stage. The same call asks for those again, and may succeed.
+    """
+    lost = sum(count for stage, count in failed.items() if stage in PASSING)
+    if lost > tolerate * total:
+        raise RunError(
+            f"{what}: {lost} of {total} questions failed at the endpoint; run again to ask "
+            f"for these alone, or raise tolerate ({tolerate:g})"
+        )
+
+
+def write_failures(path: Path, told: Sequence[tuple[Mapping[str, object], Failure]]) -> None:
+    """Write what failed, a line each: what it is about, why, at which stage.
+
+    There is no file where nothing failed.
+    """
+    lines = [{**about, "reason": one.reason, "stage": one.stage} for about, one in told]
+    if lines:
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
 def digest(*parts: object) -> str:
     """SHA-256 of values that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _read(journal: Path) -> dict[str, Any]:
-    """The answers in a journal by key; of several the last."""
+    """The answers in a journal by key; of several the last. Raises DataError."""
     found = {}
-    for line in journal.read_bytes().splitlines():
-        record = json.loads(line)
-        if "answer" in record:
-            found[record["key"]] = record["answer"]
+    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            key = record["key"]
+            if "answer" in record:
+                found[key] = record["answer"]
+        except (ValueError, LookupError, TypeError) as fault:
+            raise DataError(
+                journal, "not a line of this journal; delete it to ask again", number
+            ) from fault
     return found

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groundling.config_gmner import SimulatorConfig
-from groundling.errors import RunError
+from groundling.errors import ConfigError, RunError
 from groundling.models.base import Assistant
 from groundling.models.endpoints import Endpoint, endpoint_config
+
+if TYPE_CHECKING:
+    from groundling.models.api.settings import EndpointConfig
 
 
 class Assistants:
@@ -39,17 +42,36 @@ class Assistants:
         """The assistant of a stage; see `endpoint`."""
         return self.endpoint(stage, own).assistant()
 
-    def endpoint(self, stage: str, own: Mapping[str, Any]) -> Endpoint:
+    def check(self, stage: str, own: Mapping[str, Any]) -> None:
+        """Raise ConfigError where `endpoint` would, before anything is done."""
+        if self._simulator is None:
+            self._config(stage, {**self._common, **own})
+        else:
+            self._config(stage, {"endpoint": "http://simulator", "model": "simulated", **own})
+
+    def endpoint(self, stage: str, own: Mapping[str, Any], *, cached: bool = False) -> Endpoint:
         """The endpoint of a stage, whose `own` keys come before the common ones.
 
-        Raises ConfigError for keys that are none, InputError for an endpoint that cannot be used.
+        `cached` keeps its answers in `folder`, for those who have no journal. Raises ConfigError
+        for keys that are none, InputError for an endpoint that cannot be used.
         """
         found = self._simulated() if self._simulator is not None else self._common
-        config = endpoint_config({**found, **own})
+        config = self._config(stage, {**found, **own})
         self._folder.mkdir(parents=True, exist_ok=True)
-        endpoint = Endpoint(config, ledger=self._folder / f"{stage}.ledger.jsonl")
+        endpoint = Endpoint(
+            config,
+            cache=self._folder / f"{stage}.cache" if cached else None,
+            ledger=self._folder / f"{stage}.ledger.jsonl",
+        )
         self._opened.append(endpoint)
         return endpoint
+
+    @staticmethod
+    def _config(stage: str, keys: Mapping[str, Any]) -> EndpointConfig:
+        try:
+            return endpoint_config(keys)
+        except ConfigError as fault:
+            raise ConfigError(f"endpoint of {stage}", fault.problems) from fault
 
     def _simulated(self) -> dict[str, Any]:
         """The simulated annotator's endpoint; started if need be."""

@@ -6,7 +6,8 @@ type in one post.
 
 The file is the state: what is in it is done, corrections by hand included. A line is on the disk
 before the next answer is waited for; when all is done the file is put into the order of the posts.
-What failed is not in it but in a file beside it, and is asked again by the next run.
+What failed is not in it but in a file beside it, those that were asked longest ago first, and is
+asked again by the next run, after what was never asked.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from groundling.atomic import write_bytes
+from groundling.asking import write_failures
 from groundling.data.expressions_jsonl import (
     EntityExpression,
     read_expressions,
@@ -117,11 +117,11 @@ def collect_expressions(
 ) -> Collected:
     """Bring the expressions file `out` up to date with `posts`, asking about `limit` at most.
 
-    Raises DataError where `out` holds another expert's expressions or cannot be read, and what the
-    expert raises; what was written until then stays.
+    What failed before is asked last, so that a limit always gets on. Raises DataError where `out`
+    holds another expert's expressions or cannot be read, and what the expert raises; what was
+    written until then stays.
     """
     wanted = wanted_expressions(posts)
-    told: list[tuple[Key, Failure]] = []
     summary = Collected()
     with Journal(out) as journal:
         there = _held(out, wanted, expert.source)
@@ -133,13 +133,19 @@ def collect_expressions(
             if want.box is None:
                 _add(want, Expression(ABSENT, expert.source), there, journal)
                 summary.absent += 1
-        asked = [want for want in missing if want.box is not None]
-        summary.left = 0 if limit is None else max(0, len(asked) - limit)
+        waiting = [want for want in missing if want.box is not None]
+        ours = {want.key for want in waiting}
+        told = _told_failures(failures_path(out))
+        failed = {key: failure for key, failure in told.items() if key in ours}
+        age = {key: place for place, key in enumerate(failed, start=1)}
+        waiting.sort(key=lambda want: age.get(want.key, 0))
+        summary.left = 0 if limit is None else max(0, len(waiting) - limit)
         try:
-            for want, said in _described(asked[:limit], expert):
+            for want, said in _described(waiting[:limit], expert):
                 summary.asked += 1
+                failed.pop(want.key, None)
                 if isinstance(said, Failure):
-                    told.append((want.key, said))
+                    failed[want.key] = said
                     summary.failed[kind_of(said)] += 1
                 else:
                     _add(want, said, there, journal)
@@ -147,7 +153,7 @@ def collect_expressions(
                 if progress is not None:
                     progress.advance()
         finally:
-            _tell_failures(failures_path(out), told)
+            write_failures(failures_path(out), [(_about(key), one) for key, one in failed.items()])
         write_expressions(out, _in_order(wanted, there))
     summary.speaks_of_box = sum(
         any(words in line.expression.text.lower() for words in DRAWN_BOX_WORDS)
@@ -206,10 +212,13 @@ def _add(
     journal: Journal,
 ) -> None:
     """Append a line to the file, and to what is known of it."""
-    post_id, name, kind = want.key
-    there[want.key] = [EntityExpression(post_id, name, kind, expression)]
-    line = {"id": post_id, "entity": name, "type": kind}
-    journal.append(line | {"expression": expression.text, "source": expression.source})
+    there[want.key] = [EntityExpression(*want.key, expression)]
+    said = {"expression": expression.text, "source": expression.source}
+    journal.append(_about(want.key) | said)
+
+
+def _about(key: Key) -> dict[str, object]:
+    return dict(zip(("id", "entity", "type"), key, strict=True))
 
 
 def _in_order(
@@ -221,14 +230,15 @@ def _in_order(
     return [line for key in (*first, *rest) for line in there[key]]
 
 
-def _tell_failures(path: Path, told: Sequence[tuple[Key, Failure]]) -> None:
-    """Write what failed, a line each; no file where nothing did."""
-    lines = [
-        {"id": key[0], "entity": key[1], "type": key[2], "reason": f.reason, "stage": f.stage}
-        for key, f in told
-    ]
-    if lines:
-        write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        return
-    with suppress(FileNotFoundError):
-        path.unlink()
+def _told_failures(path: Path) -> dict[Key, Failure]:
+    """What was told of failures before, in its order. Raises DataError for anything else."""
+    try:
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return {
+            (row["id"], row["entity"], row["type"]): Failure(row["reason"], row["stage"])
+            for row in rows
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as fault:
+        raise DataError(path, "does not say what failed; restore or remove it") from fault

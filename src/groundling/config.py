@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from groundling.settings import FREE, Section, describe, dump_yaml, load_config, read_overrides
+from groundling.settings import (
+    FREE,
+    Section,
+    describe,
+    dump_yaml,
+    load_config,
+    read_overrides,
+    refuse_idle,
+)
 
 __all__ = [
     "AblateConfig",
@@ -128,6 +136,8 @@ class ToyworldData(Section):
     """Queries that rates and rounds are chosen on."""
     test_queries: Count = 1500
     """Queries that are read once, at the end."""
+    vague: Fraction = 0.0
+    """Share of names in posts whose clause fits names of any type: harder to tag."""
 
 
 class GmnerData(Section):
@@ -173,13 +183,22 @@ class Hardware(Section):
     """Whether the language model is held in 4 bits (NF4, bitsandbytes); adapters are not."""
 
 
+def _named(path: str | None, known: ValidationInfo) -> str | None:
+    """A model's path; only `tiny` can do without."""
+    if path is None and known.data.get("backend", "tiny") != "tiny":
+        raise ValueError("missing; wanted the folder or hub name of its weights")
+    return path
+
+
 class WriterConfig(Hardware):
     """The multimodal LLM that writes expressions (ISR §4.1: Qwen2-VL-7B)."""
 
     backend: Literal["tiny", "local"] = "tiny"
     """`tiny` is the embedded world's own; `local` any supported checkpoint."""
-    path: str | None = None
-    """Folder or hub name of its weights; null takes those the backend ships."""
+    path: Annotated[str | None, Field(validate_default=True)] = None
+    """Folder or hub name of its weights; null takes those that `tiny` ships."""
+
+    _path_is_named = field_validator("path")(_named)
 
 
 class SamplerConfig(Section):
@@ -200,6 +219,8 @@ class SamplerConfig(Section):
     def _names_its_server(self) -> SamplerConfig:
         if (self.url is None) == (self.backend == "endpoint"):
             raise ValueError(f"backend {self.backend}, url {self.url}: wanted both or neither")
+        acting = {"writer": (), "vllm": ("memory",), "endpoint": ("url", "settings", "tolerate")}
+        refuse_idle(self, self.backend, acting[self.backend])
         return self
 
 
@@ -208,12 +229,12 @@ class GrounderConfig(Hardware):
 
     backend: Literal["tiny", "ofa", "vlm", "dino", "florence2"] = "tiny"
     """Name of the backend; `vlm` is a multimodal LLM that writes boxes, `dino` Grounding DINO."""
-    path: str | None = None
-    """Folder or hub name of its weights; null takes those the backend ships."""
+    path: Annotated[str | None, Field(validate_default=True)] = None
+    """Folder or hub name of its weights; null takes those that `tiny` ships."""
     tune: bool = True
     """Whether to fine-tune it on the expert expressions first (ISR §3.3)."""
     beams: Count = 5
-    """OFA: hypotheses kept while decoding a box (OFA's published decoding: 5)."""
+    """OFA, Florence-2: hypotheses kept while decoding; Florence-2's default is 3, as published."""
     label_smoothing: Fraction = 0.1
     """OFA: share of the target spread over the vocabulary in training (OFA's own: 0.1)."""
     drop_path: Fraction = 0.2
@@ -221,13 +242,35 @@ class GrounderConfig(Hardware):
     lora: LoraConfig = LoraConfig()
     """vlm: the part of the model that is trained."""
 
+    _path_is_named = field_validator("path")(_named)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decodes_as_published(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("backend") == "florence2":
+            return {"beams": 3, **given}
+        return given
+
     @model_validator(mode="after")
     def _suits_its_backend(self) -> GrounderConfig:
         if self.backend == "florence2" and self.tune:
             raise ValueError("florence2 answers as published; set tune: false")
-        if self.backend != "vlm" and self.load_in_4bit:
-            raise ValueError(f"{self.backend} is not held in 4 bits; set load_in_4bit: false")
+        refuse_idle(self, self.backend, self.acting)
         return self
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The fields that its backend acts on."""
+        common = ("path", "tune", "device", "dtype", "batch_size")
+        if self.backend == "tiny":  # always on the CPU, in float32
+            return ("path", "tune", *(["device"] if self.device == "cpu" else []))
+        own = {
+            "ofa": ("checkpointing", "beams", "label_smoothing", "drop_path"),
+            "vlm": ("max_pixels", "checkpointing", "load_in_4bit", "lora"),
+            "dino": ("max_pixels",),
+            "florence2": ("beams",),
+        }
+        return (*common, *own[self.backend])
 
 
 class ExpertsConfig(Section):

@@ -13,19 +13,28 @@ from pydantic import Field, model_validator
 from groundling.config import (
     Count,
     Fraction,
-    GmnerData,
     NonNegative,
-    Optimiser,
     Positive,
     ToyworldData,
 )
-from groundling.settings import FREE, Section
+from groundling.config_tagger import (
+    TaggerConfig,
+    TaggerOptimiser,
+    TaggingConfig,
+    TextData,
+    UncertaintyConfig,
+    VisionConfig,
+)
+from groundling.records import SCHEMES, Scheme
+from groundling.settings import FREE, FreeKeys, Section
 
 __all__ = [
+    "ExampleChoice",
     "GmnerConfig",
     "GroundingConfig",
     "InContextConfig",
     "LabelledData",
+    "PostsData",
     "RefinegConfig",
     "RefinementConfig",
     "SimulatorConfig",
@@ -34,103 +43,23 @@ __all__ = [
     "TaggerOptimiser",
     "TaggingConfig",
     "TextData",
+    "UncertaintyConfig",
+    "VisionConfig",
 ]
 
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class TextData(Section):
-    """Posts to tag; their pictures are not needed."""
-
-    source: str
-    """A Twitter-GMNER folder (`txt/`, `xml/`) or a folder of posts, `SPLIT.jsonl`."""
-    knowledge: str | None = None
-    """Folder of words about each post (PGIM): `train.txt`, `valid.txt`, `test.txt`."""
-
-
-class TaggerConfig(Section):
-    """The model that finds mentions in a text (ReFineG: xlm-roberta-large with a CRF)."""
-
-    backend: Literal["encoder", "bilstm"] = "encoder"
-    """`encoder`: a pre-trained encoder of Hugging Face; `bilstm`: trained from scratch."""
-    path: str | None = None
-    """encoder: folder or hub name of its weights; null is MiniLM, of the extra `minilm`."""
-    head: Literal["crf", "linear"] = "crf"
-    """What makes labels of words: a linear chain, or each word by itself."""
-    max_length: Annotated[int, Field(ge=8)] = 128
-    """encoder: pieces it reads at once (ReFineG: 128); longer posts go in overlapping windows."""
-    knowledge: bool = False
-    """encoder: whether it reads a post's knowledge after the post, as far as it fits."""
-    characters: bool = False
-    """encoder: whether a convolution over each word's characters stands beside the encoder."""
-    dropout: Dropout = 0.1
-    """Share of the values of each word's vector that training leaves out."""
-    word_dropout: Dropout = 0.1
-    """Share of words whose vector training leaves out (ReFineG: 0.1)."""
-    vectors: str | None = None
-    """bilstm: word vectors to start from, a word2vec or GloVe text file."""
-    word_size: Count = 100
-    """bilstm: length of a word's vector."""
-    hidden_size: Count = 200
-    """bilstm: length of each direction's state."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrix products run in; weights are float32 either way."""
-    device: Annotated[str, FREE] = "auto"
-    """`cpu`, `cuda`, `cuda:1` …; `auto` is a GPU where there is one."""
-    batch_size: Annotated[Count, FREE] = 64
-    """Posts that run together outside training; results differ by rounding only."""
-
-
-class TaggerOptimiser(Optimiser):
-    """Fine-tuning of a tagger (ReFineG: 15 epochs of batches of 32)."""
-
-    lr: Positive = 1e-5
-    """Peak learning rate of the encoder (ReFineG: 1e-5)."""
-    head_lr: Positive | None = None
-    """Peak learning rate of what turns vectors into labels; null as the encoder's."""
-    crf_lr: Positive = 5e-2
-    """Peak learning rate of the scores between labels (ReFineG: 5e-2)."""
-    batch_size: Count = 32
-    """Posts a step (ReFineG: 32)."""
-    epochs: Count = 15
-    """Passes over the training posts, at most (ReFineG: 15)."""
-    warmup: Fraction = 0.1
-    """Share of steps that warm up (not stated)."""
-    schedule: Literal["cosine", "linear", "constant"] = "linear"
-    """How the learning rate goes after the warm-up (not stated)."""
-
-
-class TaggingConfig(Section):
-    """A tagger, from labelled posts to calibrated mentions and their scores."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Changes initial weights, the order of posts and dropout."""
-    scheme: Literal["twitter", "ccks"] = "twitter"
-    """The entity types."""
-    data: TextData
-    """Labelled posts in splits `train` and `dev`; others are tagged, and scored too."""
-    tagger: TaggerConfig = TaggerConfig()
-    """The model."""
-    tuning: TaggerOptimiser | None = TaggerOptimiser()
-    """Its training on `train`; null takes it as it is."""
-    patience: Count | None = 3
-    """Epochs without a better F1 on `dev` that end the training; the best epoch counts."""
-    evaluate: Annotated[list[str], FREE] = Field(default=["dev", "test"])
-    """Splits to tag and score when the training is over."""
-    checkpoint_every_s: Annotated[Positive, FREE] = 120.0
-    """Seconds between checkpoints within the fit: what a kill can cost. It changes no result."""
-
-    @model_validator(mode="after")
-    def _knows_where_knowledge_is(self) -> TaggingConfig:
-        if self.tagger.knowledge and self.data.knowledge is None:
-            raise ValueError("tagger.knowledge needs data.knowledge: the folder of the words")
-        return self
+_FREE_KEYS = """
+endpoint api_key_env concurrency connect_timeout_s read_timeout_s total_timeout_s attempts backoff_s
+longest_backoff_s longest_wait_s give_up_after price_input price_output budget picture_tokens
+"""
+EndpointKeys = Annotated[dict[str, Any], FreeKeys(frozenset(_FREE_KEYS.split()))]
+"""Keys of an endpoint. Where it is, how long it is waited for and what it may cost change no
+result: a run that was stopped by any of these goes on with others."""
 
 
 class SynthesisConfig(Section):
     """Labelled sentences from an LLM (ReFineG, training stage; its numbers where known)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as another `model`."""
     sentences: Count = 10
     """Sentences a question; a seed post with entities has two questions, else one (ReFineG: 10)."""
@@ -159,7 +88,7 @@ class SynthesisConfig(Section):
 class RefinementConfig(Section):
     """Uncertain mentions go to a multimodal LLM (ReFineG, refinement stage)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """What differs here from the run's endpoint, such as another `model`."""
     budget: Fraction = 0.3
     """Most calls on a split, as a share of the mentions that the tagger finds there."""
@@ -177,35 +106,53 @@ class RefinementConfig(Section):
     """Longest answer, in tokens: the thoughts are part of it."""
 
 
-class InContextConfig(Section):
-    """Grounding by solved examples (ReFineG, grounding stage; its weights and K)."""
+class ExampleChoice(Section):
+    """Which labelled examples are shown with a question (ReFineG's weights)."""
 
-    endpoint: dict[str, Any] = Field(default_factory=dict)
-    """What differs here from the run's endpoint, such as its `convention`."""
     examples: Annotated[int, Field(ge=0)] = 3
-    """K, solved examples shown with a question; 0 is zero-shot."""
+    """K, examples shown with a question; 0 is zero-shot."""
     choose: Literal["similarity", "random"] = "similarity"
     """Which examples: the nearest ones, or (a control) any."""
     text_weight: NonNegative = 0.4
     """Weight of the posts' texts."""
     image_weight: NonNegative = 0.2
     """Weight of the pictures."""
-    entity_weight: NonNegative = 0.6
-    """Weight of the entities' names."""
     text_encoder: str = "characters"
     """For texts: `characters` (no weights), `minilm` (its extra), or a folder or hub name."""
     image_encoder: str = "thumbnails"
     """For pictures: `thumbnails` (no weights), or the folder or hub name of a CLIP-like model."""
     index: Literal["exact", "faiss"] = "exact"
     """How the nearest are found: by a matrix product, or by an HNSW graph (the extra `ann`)."""
-    never: list[str] = Field(default_factory=list)
-    """Types that are never grounded, and never asked about (ReFineG: `location`)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Changes the random examples."""
+
+
+class InContextConfig(ExampleChoice):
+    """Grounding by solved examples (ReFineG, grounding stage)."""
+
+    endpoint: EndpointKeys = Field(default_factory=dict)
+    """What differs here from the run's endpoint, such as its `convention`."""
+    entity_weight: NonNegative = 0.6
+    """Weight of the entities' names."""
     tries: Count = 2
     """Answers asked for, until one can be read."""
     max_tokens: Count = 512
     """Longest answer, in tokens."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Changes the random examples."""
+
+    @model_validator(mode="after")
+    def _compares_something(self) -> InContextConfig:
+        if not (self.text_weight or self.image_weight or self.entity_weight):
+            raise ValueError("text_weight, image_weight, entity_weight: wanted one above 0")
+        return self
+
+
+class PostsData(Section):
+    """Labelled posts with pictures, in splits."""
+
+    source: str
+    """Folder of a Twitter-GMNER release, of SPLIT.jsonl, or of the CCKS task's files."""
+    images: str | None = None
+    """Folder of the pictures; null takes what the posts name, or the task's `SPLIT_image`."""
 
 
 class LabelledData(Section):
@@ -213,8 +160,8 @@ class LabelledData(Section):
 
     toyworld: ToyworldData | None = None
     """The embedded world."""
-    gmner: GmnerData | None = None
-    """A release in the Twitter-GMNER layout."""
+    gmner: PostsData | None = None
+    """A data set with splits `train`, `dev` and `test`."""
     labelled: Count | None = None
     """Posts of `train` that are used, drawn with the seed; null takes all (ReFineG: 500)."""
 
@@ -243,6 +190,22 @@ class GroundingConfig(Section):
     """isr, agreement: an ISR run, null for the package's models; direct: a run, null: endpoint."""
     prefer: Literal["isr", "icl"] = "isr"
     """agreement: whose answer counts where they differ."""
+    never: list[str] = Field(default_factory=list)
+    """Types that are never in a picture: nobody is asked about them (ReFineG: `location`)."""
+
+    @model_validator(mode="after")
+    def _takes_a_run(self) -> GroundingConfig:
+        if self.run is not None and self.way in ("none", "icl"):
+            raise ValueError(f"run: way {self.way} takes no run; leave it out")
+        return self
+
+    def strange_types(self, scheme: Scheme) -> str | None:
+        """What is wrong with `never` under a scheme, in words; None where nothing is."""
+        strange = [kind for kind in self.never if kind not in scheme.types]
+        if not strange:
+            return None
+        known = ", ".join(scheme.types)
+        return f"grounding.never: unknown type {strange[0]!r}; wanted some of {known}"
 
     @property
     def asks(self) -> bool:
@@ -259,7 +222,7 @@ class RefinegConfig(Section):
     """The entity types."""
     data: LabelledData
     """Posts."""
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
     simulator: SimulatorConfig | None = None
     """Instead of an endpoint: a simulated annotator in a process of its own."""
@@ -288,6 +251,17 @@ class RefinegConfig(Section):
             raise ValueError("wanted either endpoint or simulator")
         return self
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> RefinegConfig:
+        if self.tagger.knowledge:
+            raise ValueError("tagger.knowledge: posts of this flow come without; wanted false")
+        if self.tagger.backend == "spacy":
+            raise ValueError("tagger.backend: spacy is not trained here; choose another")
+        problem = self.grounding.strange_types(SCHEMES[self.scheme])
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
     @property
     def asks(self) -> bool:
         """Whether any stage asks a multimodal LLM."""
@@ -295,11 +269,9 @@ class RefinegConfig(Section):
 
 
 class GmnerConfig(Section):
-    """GMNER with a tagger that is there already."""
+    """GMNER with a tagger that is there already; the entity types are the tagger's."""
 
-    scheme: Literal["twitter", "ccks"] = "twitter"
-    """The entity types."""
-    endpoint: dict[str, Any] = Field(default_factory=dict)
+    endpoint: EndpointKeys = Field(default_factory=dict)
     """The multimodal LLM: keys of an endpoint, as `groundling experts --help` lists them."""
     simulator: SimulatorConfig | None = None
     """Instead of an endpoint: a simulated annotator in a process of its own."""
@@ -309,7 +281,7 @@ class GmnerConfig(Section):
     """How mentions are grounded."""
     in_context: InContextConfig = InContextConfig()
     """Grounding by solved examples."""
-    pool: GmnerData | None = None
+    pool: PostsData | None = None
     """Labelled posts with pictures that the examples are from: their `train`."""
 
     @model_validator(mode="after")
@@ -320,4 +292,6 @@ class GmnerConfig(Section):
             raise ValueError(f"pool: missing; grounding {self.grounding.way} needs solved examples")
         if (self.grounding.asks or self.refinement) and not (self.endpoint or self.simulator):
             raise ValueError("endpoint: missing; refinement or grounding asks a multimodal LLM")
+        if self.endpoint and self.simulator:
+            raise ValueError("wanted either endpoint or simulator")
         return self

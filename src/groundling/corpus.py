@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from groundling.config import GmnerData, ToyworldData
+from groundling.config_gmner import PostsData
+from groundling.data.formats import guess_format, read_splits
 from groundling.data.gmner import read_gmner
 from groundling.errors import DataError, InputError
-from groundling.records import Entity, Expression, Post, Query, Verdict
+from groundling.records import Entity, Expression, Post, Query, Scheme, Verdict
 
 SplitName = Literal["train", "dev", "test"]
 
@@ -77,7 +79,7 @@ def draw_world(folder: Path, data: ToyworldData, seed: int) -> None:
         "dev": data.validation_queries,
         "test": data.test_queries,
     }
-    write_world(folder, queries, seed)
+    write_world(folder, queries, seed, data.vague)
 
 
 def read_world(folder: Path, seed: int) -> Corpus:
@@ -96,6 +98,38 @@ def read_release(data: GmnerData) -> Corpus:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name the release's own")
     return read_corpus(source, images)
+
+
+def read_labelled(
+    data: PostsData, names: Sequence[SplitName], scheme: Scheme, *, pictures: bool = True
+) -> dict[SplitName, tuple[Post, ...]]:
+    """Splits of a data set in any format. Raises DataError or InputError.
+
+    With `pictures` a data set without any is an error.
+    """
+    source, images = Path(data.source), None if data.images is None else Path(data.images)
+    for folder in (source, images):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; name the data set's own")
+    form = guess_format(source)
+    found = {
+        name: read_splits(source, form, images, only=[name], scheme=scheme)[0].posts
+        for name in names
+    }
+    if pictures and all(post.image is None for posts in found.values() for post in posts):
+        raise DataError(images or source, "no picture of any post found; name their folder")
+    return found
+
+
+def draw_labelled(posts: Sequence[Post], count: int | None, seed: int) -> list[Post]:
+    """The posts that count as labelled, drawn by the seed, in corpus order; None takes all.
+
+    A larger count only adds to what a smaller one draws.
+    """
+    import numpy as np
+
+    drawn = np.random.default_rng([seed, 71]).permutation(len(posts)).tolist()
+    return [posts[index] for index in sorted(drawn[:count])]
 
 
 def split_training(

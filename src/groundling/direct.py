@@ -2,7 +2,8 @@
 
 Writes predictions that `groundling score --rule isr` reads, and goes on where it stopped. A post
 is on the disk as soon as its last entity is answered. A post of which one entity failed is an
-error record, never an answer, and is asked again by the next run.
+error record, never an answer, and is asked again by the next run, after the posts that were never
+asked about. Error records stand behind all answers, those that were asked longest ago first.
 """
 
 from __future__ import annotations
@@ -73,27 +74,41 @@ def answer_posts(
 ) -> Answered:
     """Bring the predictions file `out` up to date with `posts`, asking about `limit` of them.
 
-    `maker` says who answers and how, in words and numbers that JSON can hold. Raises DataError
-    where `out` cannot be read or was made otherwise, and what the grounder raises; what was written
-    until then stays.
+    Posts that failed before are asked about last, so that a limit always gets on. `maker` says who
+    answers and how, in words and numbers that JSON can hold. Raises DataError where `out` cannot be
+    read or was made otherwise, and what the grounder raises; what was written until then stays.
     """
     summary = Answered()
     with Journal(out):
-        held = {item.id: item for item in read_predictions(out) if item.failure is None}
+        held, failed = _held(out)
         _claim(out, maker, empty=not held)
-        # Error records go first, so that no id comes twice while answers are appended.
-        write_predictions(out, held.values())
-    wanted = [post for post in posts if post.id not in held]
+        wanted = [post for post in posts if post.id not in held]
+        age = {key: place for place, key in enumerate(failed, start=1)}
+        wanted.sort(key=lambda post: age.get(post.id, 0))
+        asked = wanted[:limit]
+        for post in asked:  # so that no id comes twice while answers are appended
+            failed.pop(post.id, None)
+        write_predictions(out, [*held.values(), *failed.values()])
     if progress is not None:
         progress.skip(sum(len(post.entities) for post in posts if post.id in held))
     summary.kept = len(posts) - len(wanted)
-    summary.left = 0 if limit is None else max(0, len(wanted) - limit)
+    summary.left = len(wanted) - len(asked)
     with Journal(out) as journal:
-        for item in _answered(wanted[:limit], grounder, summary, progress):
-            held[item.id] = item
+        for item in _answered(asked, grounder, summary, progress):
+            (held if item.failure is None else failed)[item.id] = item
             journal.append(prediction_line(item))
-        write_predictions(out, _in_order(posts, held))
+        write_predictions(out, [*_in_order(posts, held), *failed.values()])
+    summary.failed_posts = sum(post.id in failed for post in posts)
     return summary
+
+
+def _held(out: Path) -> tuple[dict[str, PostPrediction], dict[str, PostPrediction]]:
+    """The answers of the file, and its error records, by the ids of posts."""
+    there = read_predictions(out)
+    return (
+        {item.id: item for item in there if item.failure is None},
+        {item.id: item for item in there if item.failure is not None},
+    )
 
 
 def _claim(out: Path, maker: Mapping[str, object], empty: bool) -> None:
@@ -146,7 +161,6 @@ def _gathered(
     item = gathered(post, row)
     summary.failed.update(kind_of(said) for said in row if isinstance(said, Failure))
     if item.failure is not None:
-        summary.failed_posts += 1
         return item
     summary.posts += 1
     summary.boxes += sum(one.box is not None for one in item.predictions)

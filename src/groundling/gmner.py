@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from groundling.atomic import write_bytes
 from groundling.collect import kind_of
 from groundling.data.jsonl import write_predictions
-from groundling.groundings import Grounding, predictions_of
+from groundling.groundings import Grounding, Located, predictions_of
 from groundling.infer import map_batches
 from groundling.models.base import Tagger
 from groundling.progress import Progress
 from groundling.records import TWITTER, Failure, Mention, Post, PostPrediction, Scheme
-from groundling.refine import Asked, Refinery, refine, summary
+from groundling.refine import Asked, Refinery, record, refine, summary
 from groundling.routing import Routing
 
 CHUNK = 256
@@ -51,13 +52,23 @@ class Told:
     """Posts that are error records."""
     failed: Counter[str] = field(default_factory=Counter)
     """Their reasons by kind."""
+    lost: list[Failure] = field(default_factory=list)
+    """Why one of two ways gave no answer, for each mention that the other one grounded alone."""
     refinement: dict[str, Any] | None = None
     """What asking about uncertain mentions came to; None where nobody was asked."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing failed that the same call would try again."""
+        unasked = (self.refinement or {}).get("changes", {}).get("failed", 0)
+        return not (self.failed_posts or self.lost or unasked)
 
     def to_json(self) -> dict[str, Any]:
         """The summary of a command."""
         told = {"posts": self.posts, "boxes": self.boxes, "absent": self.absent}
         failures = {"failed_posts": self.failed_posts, "failed": dict(self.failed.most_common())}
+        lost = Counter(map(kind_of, self.lost))
+        failures["one_way_alone"] = dict(lost.most_common())
         return {**told, **failures, "refinement": self.refinement}
 
 
@@ -79,8 +90,9 @@ def find_triples(
 ) -> Told:
     """Write the predictions file `out`, one line a post, in order.
 
-    `who` names the tagger and its version: what was tagged by another is not taken over. Raises
-    what the models raise for what every post would meet; what was found until then stays.
+    `who` names the tagger and its version: what was tagged by another is not taken over. What was
+    asked about uncertain mentions is told in `refinement.jsonl` in the work folder. Raises what the
+    models raise for what every post would meet; what was found until then stays.
     """
     work = work_folder(out)
     with Progress("tagging", len(posts), "posts", quiet=quiet) as progress:
@@ -89,8 +101,10 @@ def find_triples(
     mentions = {post.id: row for post in answered if isinstance(row := tagged[post.id], list)}
     told = Told()
     if refining is not None:
+        total = sum(map(len, mentions.values()))
         mentions, asked = _refined(answered, mentions, refining, quiet)
-        told.refinement = summary(asked, sum(map(len, mentions.values())))
+        told.refinement = summary(asked, total)
+        write_bytes(work / "refinement.jsonl", record(asked))
     failures = {key: row for key, row in tagged.items() if isinstance(row, Failure)}
     said = ground_posts(posts, mentions, failures, grounding, work / "grounding", told, quiet)
     write_predictions(out, said, scheme)
@@ -112,6 +126,7 @@ def ground_posts(
     keys = [(post.id, place) for post in answered for place in range(len(mentions[post.id]))]
     with Progress("grounding", len(items), "mentions", quiet=quiet) as progress:
         located = grounding.locate(items, work, progress)
+    told.lost = [one.lost for one in located if isinstance(one, Located) and one.lost is not None]
     found = predictions_of(answered, mentions, dict(zip(keys, located, strict=True)))
     return [_record(post.id, {**found, **failures}[post.id], told) for post in posts]
 

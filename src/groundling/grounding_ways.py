@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from groundling.assistants import Assistants
 from groundling.baselines import TUNED
 from groundling.config import DirectConfig
 from groundling.config_gmner import GroundingConfig, InContextConfig
+from groundling.errors import InputError
+from groundling.examples import open_search
 from groundling.ground import EntityGrounder
 from groundling.groundings import (
     Agreement,
     DirectGrounding,
+    Exempting,
     Grounding,
     IsrGrounding,
     NoGrounding,
 )
 from groundling.in_context import InContextGrounding, make_pool
-from groundling.models.endpoints import endpoint_config
-from groundling.models.registry import open_direct, open_embedders, open_index, open_question
-from groundling.records import Post
+from groundling.models.registry import open_direct, open_embedders
+from groundling.records import Post, Scheme
 from groundling.rundir import stored_config
-from groundling.selection import nearest
+from groundling.stage import FOLDER
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What groundings are made of: settings, who is asked, and labelled posts for examples.
-
-    `common` are the endpoint's keys, to which a stage adds its own.
-    """
+    """What groundings are made of: settings, who is asked, and labelled posts for examples."""
 
     settings: GroundingConfig
     in_context: InContextConfig
-    common: Mapping[str, Any]
+    scheme: Scheme
     assistants: Assistants
     labelled: Sequence[Post]
 
     def open(self) -> Grounding:
         """The grounding that the settings name. Raises what opening its models raises."""
+        problem = self.settings.strange_types(self.scheme)
+        if problem is not None:
+            raise InputError(problem)
+        way = self._open()
+        return Exempting(way, self.settings.never) if self.settings.never else way
+
+    def _open(self) -> Grounding:
         run = self.settings.run
         if self.settings.way == "none":
             return NoGrounding()
@@ -55,30 +61,40 @@ class Ways:
         return Agreement(open_isr(run), shown, prefer_second=self.settings.prefer == "icl")
 
     def _open_direct(self) -> DirectGrounding:
-        endpoint = self.assistants.endpoint("direct", self.in_context.endpoint)
-        return DirectGrounding(endpoint.direct_grounder(), endpoint.client.model)
+        endpoint = self.assistants.endpoint("direct", self.in_context.endpoint, cached=True)
+        told = endpoint.client.config
+        name = f"{told.model} {told.convention} {told.answer}"
+        return DirectGrounding(endpoint.direct_grounder(), name)
 
     def _open_in_context(self) -> InContextGrounding:
         settings = self.in_context
-        keys = {"endpoint": "http://unnamed", "model": "", **self.common, **settings.endpoint}
+        endpoint = self.assistants.endpoint("grounding", settings.endpoint)
         return InContextGrounding(
-            self.assistants.open("grounding", settings.endpoint),
-            open_question(endpoint_config(keys).convention, settings.max_tokens),
+            endpoint.assistant(),
+            endpoint.client.config.convention,
             make_pool(self.labelled),
             open_embedders(settings),
             settings,
-            nearest if settings.index == "exact" else open_index(),
+            open_search(settings),
         )
 
 
 def open_isr(run: str | None) -> IsrGrounding:
     """The writer and grounder of an ISR run; None takes those of the package."""
     models = EntityGrounder.load(None if run is None else Path(run))
-    return IsrGrounding(models.writer, models.grounder, models.source, models.max_new_tokens)
+    name = "package" if run is None else fingerprint(Path(run))
+    return IsrGrounding(models.writer, models.grounder, models.source, models.max_new_tokens, name)
 
 
 def open_direct_run(run: Path) -> DirectGrounding:
     """The model of a run of `groundling baseline direct`."""
     config = stored_config(run, DirectConfig)
     model = open_direct(config.model, config.lora, config.seed, run / TUNED)
-    return DirectGrounding(model, str(run.resolve()))
+    return DirectGrounding(model, fingerprint(run))
+
+
+def fingerprint(run: Path) -> str:
+    """What tells a run's weights from another's: a digest of the digests that its stages name."""
+    markers = sorted((run / FOLDER).glob("*.json"))
+    told = b"".join(path.name.encode() + path.read_bytes() for path in markers)
+    return hashlib.sha256(told).hexdigest()[:16]

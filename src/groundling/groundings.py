@@ -15,7 +15,7 @@ from groundling.answers import Answer, answer_queries
 from groundling.infer import map_batches
 from groundling.models.base import GREEDY, DirectGrounder, ExpressionSampler, Grounder, Sampling
 from groundling.progress import Progress
-from groundling.records import Box, Failure, Mention, Post, Prediction, Query
+from groundling.records import Box, EntityType, Failure, Mention, Post, Prediction, Query
 
 Item = tuple[Post, Mention]
 
@@ -28,11 +28,13 @@ class Located:
     """Where a mention is (`box` in original pixels), or that it is not in the picture (None).
 
     `expression` are the words that led there, `score` a confidence in [0, 1], where there are any.
+    `lost` says why another way, asked too, gave no answer.
     """
 
     box: Box | None
     expression: str | None = None
     score: float | None = None
+    lost: Failure | None = None
 
 
 class Grounding(Protocol):
@@ -58,13 +60,41 @@ class NoGrounding:
         return [Located(None) for _ in items]
 
 
+class Exempting:
+    """Another way, but for types that are never in a picture: about those nobody is asked."""
+
+    def __init__(self, way: Grounding, never: Sequence[EntityType]) -> None:
+        self._way, self._never = way, frozenset(never)
+
+    def locate(
+        self, items: Sequence[Item], work: Path, progress: Progress | None = None
+    ) -> list[Located | Failure]:
+        """See `Grounding`."""
+        asked = [item for item in items if item[1].type not in self._never]
+        if progress is not None:
+            progress.skip(len(items) - len(asked))
+        answers = iter(self._way.locate(asked, work, progress))
+        return [
+            Located(None) if mention.type in self._never else next(answers) for _, mention in items
+        ]
+
+
 class IsrGrounding:
-    """A writer's words, then a grounder's box (ISR §4.3)."""
+    """A writer's words, then a grounder's box (ISR §4.3).
+
+    `name` tells these models from others that may be at work in the same folder.
+    """
 
     def __init__(
-        self, writer: ExpressionSampler, grounder: Grounder, source: str, max_new_tokens: int
+        self,
+        writer: ExpressionSampler,
+        grounder: Grounder,
+        source: str,
+        max_new_tokens: int,
+        name: str = "",
     ) -> None:
         self._writer, self._grounder, self._source = writer, grounder, source
+        self._name = name
         self._sampling = Sampling(GREEDY.temperature, max_new_tokens)
 
     def locate(
@@ -78,14 +108,17 @@ class IsrGrounding:
             queries,
             source=self._source,
             sampling=self._sampling,
-            folder=work,
+            folder=work / self._name,
             progress=progress,
         )
         return _spread(len(items), places, map(_of_answer, answers))
 
 
 class DirectGrounding:
-    """A model that answers with boxes (prompt A.3); `name` says which, for what is kept."""
+    """A model that answers with boxes (prompt A.3).
+
+    `name` tells it, and how its boxes are read, from others that may be at work in the same folder.
+    """
 
     def __init__(self, grounder: DirectGrounder, name: str) -> None:
         self._grounder, self._name = grounder, name
@@ -118,8 +151,8 @@ class Agreement:
 
     They agree where both say that a mention is absent, and where their boxes overlap with
     IoU > 0.5. `score` is 1 where they agree and 0.5 where not. Where one fails the other's answer
-    stands, with score 0.5; where both fail so does the mention. How ISR and in-context examples are
-    to be combined is not published: this is ours.
+    stands, with score 0.5 and the failure beside it; where both fail so does the mention. How ISR
+    and in-context examples are to be combined is not published: this is ours.
     """
 
     def __init__(self, first: Grounding, second: Grounding, prefer_second: bool = False) -> None:
@@ -130,6 +163,8 @@ class Agreement:
         self, items: Sequence[Item], work: Path, progress: Progress | None = None
     ) -> list[Located | Failure]:
         """See `Grounding`."""
+        if progress is not None:
+            progress.expect(len(items))
         one, two = (
             way.locate(items, work / name, progress)
             for way, name in zip(self._ways, ("first", "second"), strict=True)
@@ -138,9 +173,9 @@ class Agreement:
 
     def _combined(self, one: Located | Failure, two: Located | Failure) -> Located | Failure:
         if isinstance(one, Failure):
-            return two if isinstance(two, Failure) else replace(two, score=0.5)
+            return two if isinstance(two, Failure) else replace(two, score=0.5, lost=one)
         if isinstance(two, Failure):
-            return replace(one, score=0.5)
+            return replace(one, score=0.5, lost=two)
         if agree(one.box, two.box):
             return replace(one, score=1.0)
         return replace((one, two)[self._preferred], score=0.5)

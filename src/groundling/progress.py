@@ -62,6 +62,10 @@ class Progress:
             self.skip(done - 1)
         self.advance(done - self.done, note)
 
+    def expect(self, count: int) -> None:
+        """Count `count` more towards the total."""
+        self._total += count
+
     def skip(self, count: int) -> None:
         """Count `count` as done before: by a run that was stopped."""
         self.done += count

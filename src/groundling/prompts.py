@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from groundling.records import EntityType
+from groundling.records import EntityType, Scheme
 
 EXPERT = (
     "Give a referring expression in one sentence, according to which the green bounding box in "
@@ -66,6 +66,14 @@ def entity_phrase(name: str, type: EntityType) -> str:
     'Neymar (PER)'
     """
     return f"{name} ({type})"
+
+
+def type_lines(scheme: Scheme) -> str:
+    """The types of a scheme with what they cover, a line each, for prompts that ask for one."""
+    covers = scheme.descriptions
+    return "\n".join(
+        f"- {one}: {covers[one]}" if one in covers else f"- {one}" for one in scheme.types
+    )
 
 
 def expert_messages() -> list[Message]:

@@ -8,6 +8,7 @@ and the record says why; the next run asks again.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,9 @@ from groundling.routing import (
     refined,
     routing_curve,
 )
+
+RANDOM_ORDERS = 5
+"""Random orders of asking that the order by uncertainty is compared with."""
 
 Change = Literal["confirmed", "edited", "retyped", "edited and retyped", "dropped", "failed"]
 """What asking about a mention came to."""
@@ -89,6 +93,8 @@ class Refinery:
         """Ask about the mentions that `keys` name, one question each."""
         by_id = {post.id: post for post in posts}
         items = [(by_id[post_id], mentions[post_id][place]) for post_id, place in keys]
+        if progress is not None:
+            progress.expect(len(items))
         answers = ask_all(
             self.assistant,
             items,
@@ -123,8 +129,8 @@ class Refinery:
 
     def _key(self, item: tuple[Post, Mention]) -> list[object]:
         post, mention = item
-        words = refinement_messages(post, mention, self.scheme, self.settings.reach, picture=True)
-        return [post.id, list(self._shown(post)), words[0]["content"][-1]["text"], _plain(mention)]
+        (turn,) = self._question(item).messages(())
+        return [post.id, list(self._shown(post)), turn["content"][-1]["text"], _plain(mention)]
 
 
 def refine(
@@ -152,11 +158,15 @@ def apply(
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """The routing that validation posts speak for, F1 on them, and what was asked about."""
+    """The routing that validation posts speak for, F1 on them, and what was asked about.
+
+    `by_chance` are the curves of random orders (the control), where all mentions were asked about.
+    """
 
     routing: Routing
     curve: Curve
     asked: list[Asked]
+    by_chance: tuple[Curve, ...] = ()
 
 
 def validate(
@@ -176,15 +186,24 @@ def validate(
     asked = refinery.ask(posts, mentions, keys, progress)
     outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
     curve = routing_curve(posts, mentions, outcomes, ask_order(mentions))
+    by_chance = tuple(
+        routing_curve(posts, mentions, outcomes, ask_order(mentions, "random", seed))
+        for seed in range(RANDOM_ORDERS if settings.whole_curve else 0)
+    )
     if settings.threshold is not None:
-        return Validated(Routing(settings.threshold, settings.budget), curve, asked)
-    return Validated(choose_routing(curve, settings.budget), curve, asked)
+        return Validated(Routing(settings.threshold, settings.budget), curve, asked, by_chance)
+    return Validated(choose_routing(curve, settings.budget), curve, asked, by_chance)
 
 
 def summary(asked: Sequence[Asked], total: int) -> dict[str, Any]:
     """How many of `total` mentions were asked about, and what that came to."""
     changes = Counter(one.change for one in asked)
     return {"mentions": total, "asked": len(asked), "changes": dict(sorted(changes.items()))}
+
+
+def record(asked: Sequence[Asked]) -> bytes:
+    """What was asked about and what came of it, as JSON lines."""
+    return b"".join(json.dumps(one.to_json(), ensure_ascii=False).encode() + b"\n" for one in asked)
 
 
 def _plain(mention: Mention) -> dict[str, object]:

@@ -15,36 +15,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from groundling.asking import refuse_losses
 from groundling.assistants import Assistants
 from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
-from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
+from groundling.corpus import SplitName, draw_labelled, draw_world, read_labelled, read_world
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
-from groundling.errors import RunError
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
-from groundling.refine import Asked, Refinery, refine, summary, validate
-from groundling.routing import ask_order, routing_curve
+from groundling.refine import Asked, Refinery, record, refine, summary, validate
+from groundling.report.routing_chart import routing_sheet
+from groundling.routing import Curve
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.screening import training_posts
 from groundling.stage import Stage
 from groundling.synthesise import synthesise
-from groundling.tagging import TAGGER, fit, tag_split, ungrounded
+from groundling.tagging import TAGGER, fingerprint, fit, tag_split, ungrounded
 
 STAGES = ("synth", "fit", "refine", "ground")
 """Where a call may end, in order."""
 
 RULES = ("span", "refineg", "riveg")
 WORLD = "data"
-PASSING = ("api", "budget")
-"""Stages of failures that may not happen again."""
-
+Splits = Mapping[SplitName, tuple[Post, ...]]
 Mentions = dict[str, list[Mention]]
 
 
@@ -54,15 +51,20 @@ def run_refineg(
     """Run the method into the directory `out`, or go on where it was stopped, up to a stage.
 
     Returns what `metrics.json` says, or, before the end, what the last stage did. Raises RunError
-    for a directory of another configuration, and where more calls fail than are tolerated: the same
-    call then goes on.
+    for a directory of another configuration or other posts, and where more calls fail than are
+    tolerated: the same call then goes on.
     """
+    given = _given(config)
+    known = provenance(threads=compute_threads())
+    if given:
+        known["data"] = {name: fingerprint(posts) for name, posts in given.items()}
     with (
-        RunDir.open(out, config, provenance(threads=compute_threads())) as run,
+        RunDir.open(out, config, known) as run,
         Assistants(config.endpoint, config.simulator, out / "answers", config.seed) as assistants,
     ):
+        _check_endpoints(config, assistants)
         work = _Work(config, run, assistants, quiet)
-        work.gather()
+        work.gather(given)
         work.synthesise()  # training stage: sentences near the labelled posts
         if until == "synth":
             return work.told("synth/summary.json")
@@ -80,7 +82,7 @@ def run_refineg(
 class _Work:
     """An open run; its methods are the stages, in order."""
 
-    corpus: Corpus
+    splits: Splits
     seeds: list[Post]
 
     def __init__(
@@ -95,11 +97,10 @@ class _Work:
         found: dict[str, Any] = json.loads((self.run.path / name).read_text(encoding="utf-8"))
         return found
 
-    def gather(self) -> None:
+    def gather(self, given: Splits) -> None:
         """Posts of three splits, and those of `train` that count as labelled."""
         config, stage = self.config, self.run.stage("data")
-        if config.data.gmner is not None:
-            self.corpus = read_release(config.data.gmner)
+        self.splits = given
         if not stage.done:
             with stage:
                 if config.data.toyworld is not None:
@@ -107,10 +108,8 @@ class _Work:
                         draw_world(folder, config.data.toyworld, config.seed)
                 stage.event("data")
         if config.data.toyworld is not None:
-            self.corpus = read_world(self.run.path / WORLD, config.seed)
-        train = self.corpus.splits["train"]
-        drawn = np.random.default_rng([config.seed, 71]).permutation(len(train)).tolist()
-        self.seeds = [train[index] for index in sorted(drawn[: config.data.labelled])]
+            self.splits = read_world(self.run.path / WORLD, config.seed).splits
+        self.seeds = draw_labelled(self.splits["train"], config.data.labelled, config.seed)
 
     def synthesise(self) -> None:
         """Labelled sentences near the labelled posts."""
@@ -143,7 +142,7 @@ class _Work:
             path = self.run.path / "synth/synthetic.jsonl"
             made = read_posts(path, scheme=self.scheme).posts
             posts = training_posts(self.seeds, made, config.synthesis)
-        splits = {"train": tuple(posts), "dev": self.corpus.splits["dev"]}
+        splits = {"train": tuple(posts), "dev": self.splits["dev"]}
         fit(self.run, _tagging(config), splits, self.quiet, after=["data", "synth"])
 
     def tag(self) -> None:
@@ -155,7 +154,7 @@ class _Work:
             tagger = open_tagger(self.config.tagger, self.scheme, self.run.path / TAGGER)
             splits: tuple[SplitName, ...] = ("dev", "test")
             for split in splits:
-                posts = self.corpus.splits[split]
+                posts = self.splits[split]
                 found = tag_split(tagger, posts, stage.scratch / split, split, self.quiet)
                 self._write(stage, f"mentions/{split}.jsonl", ungrounded(posts, found))
 
@@ -181,29 +180,19 @@ class _Work:
                 self._refuse_losses("refine", asked)
                 told = summary(asked, told["mentions"]) | {
                     "threshold": routing.threshold,
-                    "validation_f1": [round(100 * float(f1), 2) for f1 in curve.f1],
+                    "validation_f1": _percent(curve),
                     "validation_mentions": curve.total,
                 }
                 if settings.whole_curve:
-                    told["validation_f1_random"] = self._by_chance(refinery, dev, of_dev)
-                rows = [json.dumps(one.to_json(), ensure_ascii=False) for one in asked]
-                stage.write_bytes("refinement/test.jsonl", "\n".join([*rows, ""]).encode())
+                    told["validation_f1_random"] = [*map(_percent, found_on_dev.by_chance)]
+                    drawn = routing_sheet(
+                        told["validation_f1"], told["validation_f1_random"], "MNER F1 on validation"
+                    )
+                    stage.write_bytes("refinement/curve.svg", drawn.encode())
+                stage.write_bytes("refinement/test.jsonl", record(asked))
             stage.write_json("refinement/summary.json", told)
             found = [failures.get(post.id) or mentions[post.id] for post in test]
             self._write(stage, "mentions/refined.jsonl", ungrounded(test, found))
-
-    def _by_chance(
-        self, refinery: Refinery, posts: Sequence[Post], mentions: Mentions
-    ) -> list[list[float]]:
-        """The same curve where mentions are asked about in random orders: the control."""
-        keys = ask_order(mentions)
-        asked = refinery.ask(posts, mentions, keys)  # all are known by now
-        outcomes = dict(zip(keys, (one.outcome for one in asked), strict=True))
-        curves = [
-            routing_curve(posts, mentions, outcomes, ask_order(mentions, "random", seed))
-            for seed in range(5)
-        ]
-        return [[round(100 * float(f1), 2) for f1 in curve.f1] for curve in curves]
 
     def ground(self) -> None:
         """The boxes of test's mentions."""
@@ -215,20 +204,21 @@ class _Work:
             told = Told()
             config = self.config
             ways = Ways(
-                config.grounding, config.in_context, config.endpoint, self.assistants, self.seeds
+                config.grounding, config.in_context, self.scheme, self.assistants, self.seeds
             )
             grounding = ways.open()
             said = ground_posts(
                 test, mentions, failures, grounding, self.answers / "grounding", told, self.quiet
             )
-            lost = Counter(one.failure.stage for one in said if one.failure is not None)
+            failed = [one.failure for one in said if one.failure is not None]
+            lost = Counter(one.stage for one in [*failed, *told.lost])
             self._refuse("ground", lost, len(said))
             self._write(stage, "predictions/test.jsonl", said)
             stage.write_json("grounding.json", told.to_json())
 
     def conclude(self) -> dict[str, Any]:
         """Write and return `metrics.json`: test scores after tagging, refinement and grounding."""
-        test = self.corpus.splits["test"]
+        test = self.splits["test"]
         files = {
             "tagger": "mentions/test.jsonl",
             "refined": "mentions/refined.jsonl",
@@ -238,7 +228,8 @@ class _Work:
         for name, path in files.items():
             said = read_predictions(self.run.path / path, self.scheme)
             scores[name] = {
-                rule: score_triples(test, said, TRIPLE_RULES[rule]).to_json() for rule in RULES
+                rule: score_triples(test, said, TRIPLE_RULES[rule], scheme=self.scheme).to_json()
+                for rule in RULES
             }
         metrics = {
             "labelled_posts": len(self.seeds),
@@ -258,7 +249,7 @@ class _Work:
     ) -> tuple[list[Post], Mentions, dict[str, Failure]]:
         """The posts of a split with their mentions as stored, and those that failed."""
         said = {one.id: one for one in read_predictions(self.run.path / name, self.scheme)}
-        posts = list(self.corpus.splits[split])
+        posts = list(self.splits[split])
         failures = {p.id: f for p in posts if (f := said[p.id].failure) is not None}
         mentions = {
             post.id: [
@@ -282,12 +273,30 @@ class _Work:
 
     def _refuse(self, stage: str, failed: Mapping[str, int], total: int) -> None:
         """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
-        lost = sum(count for kind, count in failed.items() if kind in PASSING)
-        if lost > self.config.tolerate * total:
-            raise RunError(
-                f"{stage}: {lost} of {total} questions failed at the endpoint; run again to ask "
-                f"for these alone, or raise tolerate ({self.config.tolerate:g})"
-            )
+        refuse_losses(stage, failed, total, self.config.tolerate)
+
+
+def _percent(curve: Curve) -> list[float]:
+    return [round(100 * float(f1), 2) for f1 in curve.f1]
+
+
+def _given(config: RefinegConfig) -> dict[SplitName, tuple[Post, ...]]:
+    """The posts that are not drawn by the run itself."""
+    if config.data.gmner is None:
+        return {}
+    names: tuple[SplitName, ...] = ("train", "dev", "test")
+    shown = config.grounding.way != "none"
+    return read_labelled(config.data.gmner, names, SCHEMES[config.scheme], pictures=shown)
+
+
+def _check_endpoints(config: RefinegConfig, assistants: Assistants) -> None:
+    """Raise ConfigError now for keys that a later stage would refuse."""
+    if config.synthesis is not None:
+        assistants.check("synthesis", config.synthesis.endpoint)
+    if config.refinement is not None:
+        assistants.check("refinement", config.refinement.endpoint)
+    if config.grounding.asks:
+        assistants.check("grounding", config.in_context.endpoint)
 
 
 def _tagging(config: RefinegConfig) -> TaggingConfig:

@@ -8,13 +8,12 @@ copied from the post, so that its tokens are known.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from groundling.prompts import Message
+from groundling.prompts import Message, type_lines
 from groundling.records import Mention, Post, Scheme
+from groundling.replies import folded, json_value
 
 ASK = """\
 A tagger marked a part of a post as a named entity, and is not sure. Decide what is right.
@@ -36,19 +35,13 @@ Where the marked part is no named entity, "entity" and "type" are null. The name
 at most {reach} words before or after the marked part does."""
 """The question about one mention. Ours, after the description of ReFineG's prompts."""
 
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.S)
-
 
 def refinement_messages(
     post: Post, mention: Mention, scheme: Scheme, reach: int, *, picture: bool
 ) -> list[Message]:
     """ASK for one mention of a post, as one user turn, with the post's picture in front or not."""
-    types = "\n".join(
-        f"- {kind}: {scheme.descriptions[kind]}" if kind in scheme.descriptions else f"- {kind}"
-        for kind in scheme.types
-    )
     words = ASK.format(
-        types=types,
+        types=type_lines(scheme),
         text=post.text,
         name=" ".join(post.tokens[mention.start : mention.end]),
         type=mention.type,
@@ -96,27 +89,19 @@ def locate(
     White space and letter case do not matter. Of several the one nearest to the mention is taken,
     of equally near ones the first; None where there is none.
     """
-    wanted = _folded(name)
+    wanted = folded(name)
     found = [
         (abs(start - mention.start) + abs(end - mention.end), start, end)
         for start in range(max(0, mention.start - reach), mention.start + reach + 1)
         for end in range(max(start + 1, mention.end - reach), mention.end + reach + 1)
-        if end <= len(tokens) and _folded("".join(tokens[start:end])) == wanted
+        if end <= len(tokens) and folded("".join(tokens[start:end])) == wanted
     ]
     return min(found)[1:] if wanted and found else None
 
 
-def _folded(text: str) -> str:
-    return re.sub(r"\s+", "", text).casefold()
-
-
 def _object(answer: str) -> dict[str, Any]:
     """The JSON object of an answer, alone or in a code fence, with exactly the three keys."""
-    fenced = _FENCE.fullmatch(answer.strip())
-    try:
-        value = json.loads(fenced.group(1) if fenced else answer)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError("not one JSON object") from fault
+    value = json_value(answer)
     if not isinstance(value, dict) or value.keys() != {"reasoning", "entity", "type"}:
         raise ValueError('wanted a JSON object with the keys "reasoning", "entity" and "type"')
     return value

@@ -79,20 +79,19 @@ def chosen(mentions: Mapping[str, Sequence[Mention]], routing: Routing) -> list[
 def refined(mentions: Sequence[Mention], outcomes: Mapping[int, Outcome]) -> list[Mention]:
     """A post's mentions after asking, by place: corrected, dropped, or as they were.
 
-    Those that were not asked about stay, and so do those whose call failed. Of mentions that come
-    to overlap the one of higher confidence stays; a corrected one counts as certain, and of two
-    corrected ones the first stays.
+    Those that were not asked about stay, whatever a correction runs into. Of the others that come
+    to overlap, a corrected one stays before one that is as it was, and of two the first.
     """
-    after: list[tuple[float, Mention]] = []
+    after: list[tuple[int, Mention]] = []
     for place, mention in enumerate(mentions):
         outcome = outcomes.get(place, mention)
         if isinstance(outcome, Failure):
             outcome = mention
         if outcome is not None:
-            sure = 1.0 - uncertainty(mention) if outcome == mention else 1.0
-            after.append((sure, outcome))
+            rank = 0 if place not in outcomes else 1 if outcome != mention else 2
+            after.append((rank, outcome))
     kept: list[Mention] = []
-    for _, mention in sorted(after, key=lambda pair: (-pair[0], pair[1].start)):
+    for _, mention in sorted(after, key=lambda pair: (pair[0], pair[1].start)):
         if not any(mention.start < one.end and one.start < mention.end for one in kept):
             kept.append(mention)
     return sorted(kept, key=lambda one: one.start)

@@ -24,7 +24,7 @@ from groundling.errors import InputError
 from groundling.records import Post, Scheme
 from groundling.synthesis.origins import nearer_held_out
 from groundling.synthesis.prompts import Kind
-from groundling.synthesis.screen import Limits, Screen, distinct, mixed
+from groundling.synthesis.screen import Limits, Screen, distinct, mixed, names_of
 from groundling.synthesis.style import style_of
 
 NEAR_HELD_OUT = "written near a held-out post"
@@ -120,14 +120,14 @@ def screen_posts(
         limits_of(settings),
         sides.seeds,
         settings.check_style,
-        sides.held_out,
+        held_out=sides.held_out,
     )
-    known = {entity.name.casefold() for post in sides.seeds for entity in post.entities}
+    known = set().union(*map(names_of, sides.seeds))
     told = []
     for place, post in enumerate(replace(one, id=f"synthetic-{one.id}") for one in offered):
         kind = kind_of(post, known)
         near = group is not None and place // group in leaking
-        fate = NEAR_HELD_OUT if near else screen.admit(post, kind)
+        fate = NEAR_HELD_OUT if near else screen.admit(post, kind, known)
         told.append(provenance_line(post, kind) | done.note(fate))
     folder.mkdir(parents=True, exist_ok=True)
     write_posts(folder / "synthetic.jsonl", done.posts, scheme)
@@ -139,8 +139,7 @@ def kind_of(post: Post, known: set[str]) -> Kind:
     """What a sentence seems to have been asked for; `known` are the seeds' names, case folded."""
     if not post.entities:
         return "no entities"
-    same = all(entity.name.casefold() in known for entity in post.entities)
-    return "same entities" if same else "new entities"
+    return "same entities" if names_of(post) <= known else "new entities"
 
 
 def provenance_line(post: Post, kind: Kind) -> dict[str, Any]:

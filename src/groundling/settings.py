@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -38,12 +39,21 @@ C = TypeVar("C", bound=Section)
 FREE = "changes no result"
 """Marks a field (`Annotated[..., FREE]`) that a run may be continued with another value of."""
 
+
+@dataclass(frozen=True, slots=True)
+class FreeKeys:
+    """Marks a field that is a mapping some of whose keys change no result: see FREE."""
+
+    names: frozenset[str]
+
+
 _NOUNS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
     bool: "true or false",
     list[str]: "a list of texts",
+    dict[str, str | None]: "a mapping of texts to text or null",
 }
 _SIGNS = {Gt: ("gt", ">"), Ge: ("ge", "≥"), Lt: ("lt", "<"), Le: ("le", "≤")}
 
@@ -97,22 +107,48 @@ def describe(model: type[Section]) -> str:
     """One entry a field, for `--help`: dotted key, type, default, and its documentation."""
     lines = []
     for key, field in _leaves(model):
-        default = "required" if field.is_required() else f"default {_shown(field.default)}"
+        usual = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else f"default {_shown(usual)}"
         lines.append(f"  {key}: {_type_words(field)} ({default})")
         lines.append(f"      {field.description or ''}".rstrip())
     return "\n".join(lines)
 
 
 def decisive(model: type[Section], dumped: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a dumped configuration decides results: all but the fields marked FREE."""
+    """What of a dumped configuration decides results: all but what is marked as free."""
     found = {}
     for name, value in dumped.items():
         field = model.model_fields.get(name)
         if field is not None and FREE in field.metadata:
             continue
-        section = _section(field) if field is not None and isinstance(value, Mapping) else None
-        found[name] = value if section is None else decisive(section, value)
+        if field is not None and isinstance(value, Mapping):
+            section = _section(field)
+            value = _bound(field, value) if section is None else decisive(section, value)
+        found[name] = value
     return found
+
+
+def _bound(field: FieldInfo, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping without its keys that are free."""
+    free = {name for mark in field.metadata if isinstance(mark, FreeKeys) for name in mark.names}
+    return {name: part for name, part in value.items() if name not in free}
+
+
+def refuse_idle(section: Section, backend: str, acting: Collection[str]) -> None:
+    """Raise ValueError where a field that `backend` does not act on is not at its default.
+
+    For the validators of sections that have a field `backend`; `acting` are its other fields.
+    """
+    idle = {
+        name: getattr(section, name)
+        for name, field in type(section).model_fields.items()
+        if name not in ("backend", *acting)
+        and getattr(section, name) != field.get_default(call_default_factory=True)
+    }
+    if idle:
+        got = ", ".join(f"{name} {_shown(value)}" for name, value in idle.items())
+        wanted = ", ".join(acting) or "no such key"
+        raise ValueError(f"got {got}; {backend} acts on {wanted}; leave out {', '.join(idle)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -283,7 +319,7 @@ def _shown(value: object) -> str:
     """A value as a short YAML-like word."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = "…" if isinstance(value, Section) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from groundling.asking import ask_all
 from groundling.config_gmner import SynthesisConfig
 from groundling.data.jsonl import write_posts
+from groundling.data.mentions import words
 from groundling.errors import RunError
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
@@ -27,11 +28,13 @@ from groundling.screening import Screened, limits_of, write_lines
 from groundling.synthesis.prompts import (
     Kind,
     Sentence,
+    Tokenise,
     kinds_for,
     profile_messages,
     read_profile,
     read_sentences,
     sentence_messages,
+    tokenised,
 )
 from groundling.synthesis.screen import Offer, Screen
 from groundling.synthesis.style import style_of
@@ -61,10 +64,10 @@ def synthesise(
     folder: Path,
     progress: Progress | None = None,
 ) -> Synthesised:
-    """Write `synthetic.jsonl` (posts) and `provenance.jsonl` (every sentence and its fate).
+    """Write `synthetic.jsonl` (posts) and `provenance.jsonl`: every sentence and its fate.
 
-    A question that failed leaves its sentences out and is asked again by the next call. Raises
-    RunError where the domain's profile cannot be had, for all questions need it.
+    A question that failed is a line there too, with the reason, and is asked again by the next
+    call. Raises RunError where the domain's profile cannot be had, for all questions need it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     profile = write_profile(seeds, assistant, scheme, settings, folder)
@@ -72,10 +75,13 @@ def synthesise(
     answers = _ask(wanted, profile, assistant, scheme, settings, folder, progress)
     done = Synthesised(questions=len(wanted))
     told: list[dict[str, Any]] = []
-    screen = Screen(scheme, style_of(seeds), limits_of(settings), seeds, settings.check_style)
+    style, tokenise = style_of(seeds), tokenisation_of(seeds)
+    screen = Screen(scheme, style, limits_of(settings), seeds, settings.check_style, tokenise)
     for (post, kind), answer in zip(wanted, answers, strict=True):
         if isinstance(answer, Failure):
             done.failed[answer.stage] += 1
+            error = {"reason": answer.reason, "stage": answer.stage}
+            told.append({"seed": post.id, "kind": kind, "error": error, "model": assistant.name})
             continue
         for number, sentence in enumerate(answer):
             offer = Offer(sentence, post.id, kind, number)
@@ -83,6 +89,15 @@ def synthesise(
     write_posts(folder / "synthetic.jsonl", done.posts, scheme)
     write_lines(folder / "provenance.jsonl", told)
     return done
+
+
+def tokenisation_of(seeds: Sequence[Post]) -> Tokenise:
+    """How the seeds' texts were made into tokens: every mark alone, or handles and words whole.
+
+    The CCKS task's texts are of the first kind, posts of Twitter-GMNER of the second.
+    """
+    tokens = {token for post in seeds for token in post.tokens}
+    return words if all(words(token) == (token,) for token in tokens) else tokenised
 
 
 def write_profile(
@@ -132,6 +147,8 @@ def _ask(
             lambda _: asked, lambda text, _: read_sentences(text), (), settings.max_tokens
         )
 
+    if progress is not None:
+        progress.expect(len(wanted))
     return ask_all(
         assistant,
         wanted,

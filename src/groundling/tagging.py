@@ -1,9 +1,11 @@
 """A tagger from labelled posts to calibrated mentions: fit, choose the epoch, calibrate, score.
 
-    tagger/                     the tagger of the best epoch on dev, with its temperature
+    tagger/                     the tagger of the best epoch on dev, with its temperature; of an
+                                ensemble, each member in a folder
     predictions/SPLIT.jsonl     its mentions, all said to be absent from the picture
     scores/SPLIT.json           F1 of the mentions, of GMNER so, and how good the confidences are
-    metrics.json                the epochs, the temperature and all scores
+    metrics.json                the epochs, the temperature and all scores; with knowledge, how
+                                many posts have none
 
 Predictions ground nothing, so their GMNER F1 is that of the papers' "-None" rows: what a tagger
 alone is worth.
@@ -23,15 +25,15 @@ import numpy as np
 
 from groundling import atomic
 from groundling.calibration import measure
-from groundling.config_gmner import RefinegConfig, TaggerOptimiser, TaggingConfig, TextData
+from groundling.config_gmner import TaggerOptimiser, TaggingConfig, TextData
 from groundling.data.formats import guess_format, read_splits
 from groundling.data.jsonl import write_predictions
 from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowledge
-from groundling.errors import DataError, RunError
+from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
-from groundling.models.base import Tagger, TrainableTagger
-from groundling.models.registry import compute_threads, open_tagger
+from groundling.models.base import FittedTagger, Tagger, TrainableTagger
+from groundling.models.registry import compute_threads, open_ensemble, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import (
@@ -44,10 +46,10 @@ from groundling.records import (
     Prediction,
     Scheme,
 )
-from groundling.rundir import RunDir, stored_config
+from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
-from groundling.team import leads
+from groundling.team import leads, team
 from groundling.tune import Manner, fit_stage
 
 TAGGER = "tagger"
@@ -68,11 +70,14 @@ def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dic
     splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
     known = provenance(threads=compute_threads(), data=learned)
+    gaps = None if config.data.knowledge is None else knowledge_gaps(splits)
     with RunDir.open(out, config, known) as run:
+        if gaps is not None:
+            run.event("knowledge", splits=gaps)
         fit(run, config, splits, quiet)
         for split in config.evaluate:
             evaluate(run, config, split, splits[split], quiet)
-        return conclude(run, config)
+        return conclude(run, config, {} if gaps is None else {"knowledge": gaps})
 
 
 def read_texts(
@@ -80,29 +85,45 @@ def read_texts(
 ) -> dict[str, tuple[Post, ...]]:
     """The wanted splits, with knowledge where there is some. Raises DataError."""
     folder = None if data.knowledge is None else Path(data.knowledge)
+    images = None if data.images is None else Path(data.images)
     return {
-        name: read_split(Path(data.source), name, folder and knowledge_path(folder, name), scheme)
+        name: read_split(
+            Path(data.source), name, folder and knowledge_path(folder, name), images, scheme
+        )
         for name in wanted
     }
 
 
 def read_split(
-    source: Path, name: str, knowledge: Path | None = None, scheme: Scheme = TWITTER
+    source: Path,
+    name: str,
+    knowledge: Path | None = None,
+    images: Path | None = None,
+    scheme: Scheme = TWITTER,
 ) -> tuple[Post, ...]:
     """One split of a data set, or a posts file, and what a file tells of its posts.
 
-    Raises DataError.
+    `images` is the folder of a release's pictures. Raises DataError; InputError where that folder
+    is not there.
     """
     if not source.exists():
         raise DataError(source, "no such file or folder; check the path")
     only = [] if source.is_file() else [name]
-    posts = read_splits(source, guess_format(source), only=only, scheme=scheme)[0].posts
+    posts = read_splits(source, guess_format(source), images, only=only, scheme=scheme)[0].posts
     if knowledge is None:
         return posts
     posts = with_knowledge(posts, read_knowledge(knowledge))
     if not any(post.knowledge for post in posts):
         raise DataError(knowledge, f"tells of no post of {source}; check that they match")
     return posts
+
+
+def knowledge_gaps(splits: Splits) -> dict[str, dict[str, int]]:
+    """By split, how many posts there are, and of how many nothing is told."""
+    return {
+        name: {"posts": len(posts), "without": sum(not post.knowledge for post in posts)}
+        for name, posts in splits.items()
+    }
 
 
 def fingerprint(posts: Sequence[Post]) -> str:
@@ -123,7 +144,8 @@ def fit(
 ) -> None:
     """Train on `train`, keep the epoch of the best F1 on `dev`, calibrate there.
 
-    `after` are the stages that the posts come from.
+    The members of an ensemble are trained one after another. `after` are the stages that the posts
+    come from.
     """
     stage = run.stage("fit", after=after)
     if stage.done:
@@ -132,35 +154,91 @@ def fit(
     if config.tuning is not None and not train:
         raise DataError(config.data.source, "its train split holds no words to learn from")
     with stage:
-        tagger = open_tagger(config.tagger, SCHEMES[config.scheme], seed=config.seed, posts=train)
-        told: dict[str, Any] = {"dev_mner_f1": [], "best_epoch": 0}
-        if config.tuning is not None:
-            epochs = _Epochs(stage, tagger, splits["dev"], config.patience)
-            fit_stage(
-                stage,
-                tagger,
-                tagger.loss,
-                train,
-                config.tuning,
-                Manner(config.seed, config.checkpoint_every_s, quiet),
-                length=tagger.length,
-                pace=pace_of(config.tuning),
-                after_epoch=epochs.judge,
-            )
-            tagger = open_tagger(config.tagger, SCHEMES[config.scheme], epochs.best_folder)
-            f1 = [round(100 * value, 2) for value in epochs.f1]
-            told = {"dev_mner_f1": f1, "best_epoch": epochs.best}
+        scheme, told = SCHEMES[config.scheme], {"dev_mner_f1": [], "best_epoch": 0}
+        tagger: FittedTagger
+        if config.tuning is None:
+            tagger = open_tagger(config.tagger, scheme, seed=config.seed, posts=train)
+        else:
+            seeds = member_seeds(config)
+            members = [_Member(stage, config, *one) for one in enumerate(seeds)]
+            for member in members:
+                member.fit(train, splits["dev"], quiet)
+            folders = [member.best_folder for member in members]
+            if config.tagger.uncertainty.kind == "ensemble":
+                tagger = open_ensemble(config.tagger, scheme, folders)
+                told = {"members": [member.told for member in members]}
+            else:
+                tagger = open_tagger(config.tagger, scheme, folders[0])
+                told = members[0].told
         tagger.calibrate(splits["dev"])
         with stage.write_folder(TAGGER) as folder:
             tagger.save(folder)
         stage.write_json("fit.json", told | {"temperature": tagger.temperature})
 
 
+def member_seeds(config: TaggingConfig) -> list[int]:
+    """The seeds of the taggers to train; the first is the run's own."""
+    how = config.tagger.uncertainty
+    count = how.count if how.kind == "ensemble" else 1
+    others = np.random.default_rng([config.seed, 53]).choice(2**31, count - 1, replace=False)
+    return [config.seed, *others.tolist()]
+
+
+class _Member:
+    """One tagger to train, alone or of an ensemble, in a folder of the stage's scratch.
+
+    The folder notes the end of its training, which is then not done again.
+    """
+
+    def __init__(self, stage: Stage, config: TaggingConfig, number: int, seed: int) -> None:
+        self._stage, self._config, self._number, self._seed = stage, config, number, seed
+        self._folder = stage.scratch / f"member-{number}"
+        self._folder.mkdir(exist_ok=True)
+        self._note = self._folder / "fit.json"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """F1 on dev by epoch, and which one was the best."""
+        found: dict[str, Any] = json.loads(self._note.read_bytes())
+        return found
+
+    @property
+    def best_folder(self) -> Path:
+        """Where the tagger of the best epoch is."""
+        return _epoch_folder(self._folder, self.told["best_epoch"])
+
+    def fit(self, train: Sequence[Post], dev: Sequence[Post], quiet: bool) -> None:
+        """Train until patience or epochs are at an end, or go on with it."""
+        config, tuning = self._config, self._config.tuning
+        if self._note.exists() or tuning is None:
+            return
+        scheme = SCHEMES[config.scheme]
+        tagger = open_tagger(config.tagger.single, scheme, seed=self._seed, posts=train)
+        epochs = _Epochs(self._stage, self._folder, tagger, dev, config.patience, self._number)
+        fit_stage(
+            self._stage,
+            tagger,
+            tagger.loss,
+            train,
+            tuning,
+            Manner(self._seed, config.checkpoint_every_s, quiet),
+            length=tagger.length,
+            pace=pace_of(tuning),
+            after_epoch=epochs.judge,
+            folder=self._folder,
+        )
+        f1 = [round(100 * value, 2) for value in epochs.f1]
+        told = {"dev_mner_f1": f1, "best_epoch": epochs.best}
+        if leads():
+            atomic.write_bytes(self._note, json.dumps(told).encode())
+        team().barrier()
+
+
 def pace_of(tuning: TaggerOptimiser) -> Callable[[str], float]:
     """By how much faster than the rest of a tagger its head learns, by parameter name."""
     rates = {"transitions.": tuning.crf_lr}
     if tuning.head_lr is not None:
-        rates |= {"projection.": tuning.head_lr, "characters.": tuning.head_lr}
+        rates |= dict.fromkeys(("projection.", "characters.", "sight."), tuning.head_lr)
 
     def pace(name: str) -> float:
         return next((lr / tuning.lr for part, lr in rates.items() if name.startswith(part)), 1.0)
@@ -169,13 +247,19 @@ def pace_of(tuning: TaggerOptimiser) -> Callable[[str], float]:
 
 
 class _Epochs:
-    """F1 on dev by epoch, and the tagger of the best one, in the stage's scratch."""
+    """F1 on dev by epoch, and the tagger of the best one, in a folder of the stage's scratch."""
 
     def __init__(
-        self, stage: Stage, tagger: TrainableTagger, dev: Sequence[Post], patience: int | None
+        self,
+        stage: Stage,
+        folder: Path,
+        tagger: TrainableTagger,
+        dev: Sequence[Post],
+        patience: int | None,
+        member: int,
     ) -> None:
-        self._folder = stage.scratch
-        self._stage, self._tagger, self._dev, self._patience = stage, tagger, dev, patience
+        self._stage, self._folder, self._tagger, self._dev = stage, folder, tagger, dev
+        self._patience, self._member = patience, member
         self._log = self._folder / "epochs.json"
         self.f1: list[float] = json.loads(self._log.read_bytes()) if self._log.exists() else []
 
@@ -187,7 +271,7 @@ class _Epochs:
     @property
     def best_folder(self) -> Path:
         """Where its tagger is."""
-        return self._folder / f"epoch-{self.best}"
+        return _epoch_folder(self._folder, self.best)
 
     def judge(self, epoch: int) -> bool:
         """Take note of a finished epoch, once; whether patience is at an end."""
@@ -200,10 +284,15 @@ class _Epochs:
                 atomic.write_bytes(self._log, json.dumps(self.f1).encode())
                 if self.best == epoch and before is not None:
                     shutil.rmtree(before)
-            self._stage.event("epoch", epoch=epoch, dev_mner_f1=round(100 * self.f1[-1], 2))
+            f1 = round(100 * self.f1[-1], 2)
+            self._stage.event("epoch", member=self._member, epoch=epoch, dev_mner_f1=f1)
         seen = self.f1[:epoch]
         since = epoch - (seen.index(max(seen)) + 1)
         return self._patience is not None and since >= self._patience
+
+
+def _epoch_folder(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch-{epoch}"
 
 
 def mner_f1(tagger: Tagger, posts: Sequence[Post]) -> float:
@@ -284,45 +373,13 @@ def confidence_figures(
     return measure(np.array(confidences, dtype=float), np.array(right, dtype=bool)).to_json()
 
 
-def conclude(run: RunDir, config: TaggingConfig) -> dict[str, Any]:
-    """Write and return `metrics.json`."""
+def conclude(run: RunDir, config: TaggingConfig, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Write and return `metrics.json`, with `more` in it."""
 
     def stored(name: str) -> Any:
         return json.loads((run.path / name).read_text(encoding="utf-8"))
 
     scores = {split: stored(f"scores/{split}.json") for split in config.evaluate}
-    metrics = {"fit": stored("fit.json"), "scores": scores}
+    metrics = {"fit": stored("fit.json"), "scores": scores, **more}
     run.write_json("metrics.json", metrics)
     return metrics
-
-
-# ------------------------------------------------------------------------------------------ in use
-
-
-def open_fitted(path: Path, device: str | None = None) -> tuple[TrainableTagger, str]:
-    """The tagger of a run of `groundling tagger fit` or `groundling refineg`, and its own name.
-
-    On `device` where that is given. Raises RunError where there is none.
-    """
-    config = _fitted_by(path)
-    if not (path / "fit.json").is_file():
-        raise RunError(f"{path}: its tagger is not fitted yet; the command that began it goes on")
-    tagger = (
-        config.tagger if device is None else config.tagger.model_copy(update={"device": device})
-    )
-    files = sorted(file for file in (path / TAGGER).iterdir() if file.is_file())
-    digests = " ".join(atomic.digest_file(file) for file in files)
-    name = hashlib.sha256(digests.encode()).hexdigest()[:16]
-    return open_tagger(tagger, SCHEMES[config.scheme], path / TAGGER), name
-
-
-def fitted_scheme(path: Path) -> Scheme:
-    """The types that the tagger of such a run finds. Raises RunError where there is no run."""
-    return SCHEMES[_fitted_by(path).scheme]
-
-
-def _fitted_by(path: Path) -> TaggingConfig | RefinegConfig:
-    try:
-        return stored_config(path, TaggingConfig)
-    except RunError:
-        return stored_config(path, RefinegConfig)

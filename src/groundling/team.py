@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from groundling.errors import RunError
+from groundling.meeting import meet
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
-"""How long a process waits for the others: one may be at work on a long chunk meanwhile."""
+"""How long a process waits for others that it has met: one may be at work on a long chunk."""
 
 
 def size() -> int:
@@ -93,9 +94,9 @@ class Team:
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         gpus = torch.cuda.is_available()
         # gloo beside NCCL: models that stay on the CPU, and who is lost is noticed at once
-        state = PartialState(
-            cpu=not gpus, backend="cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE
-        )
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        meet(backend, PATIENCE)
+        state = PartialState(cpu=not gpus, backend=backend)
         self.rank = int(state.process_index)
         self._device = torch.device(state.device)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from groundling.config import DpoOptimiser, Optimiser
@@ -118,8 +119,12 @@ def fit_stage(
     weight: Callable[[T], float] = equal_weight,
     pace: Callable[[str], float] = equal_pace,
     after_epoch: Callable[[int], bool] | None = None,
+    folder: Path | None = None,
 ) -> FitSummary:
-    """`train.fit` within a stage: checkpoints in its scratch, a progress line, an event."""
+    """`train.fit` within a stage: a progress line, an event, checkpoints in its scratch.
+
+    A stage of several fits names a `folder` there for each.
+    """
     with Progress(stage.name, unit="steps", quiet=how.quiet) as progress:
 
         def report(step: StepReport) -> None:
@@ -131,7 +136,9 @@ def fit_stage(
             examples,
             optimiser,
             seed=how.seed,
-            checkpoint=Checkpoint(stage.scratch / "fit.safetensors", how.checkpoint_every_s),
+            checkpoint=Checkpoint(
+                (folder or stage.scratch) / "fit.safetensors", how.checkpoint_every_s
+            ),
             on_step=report,
             length=length,
             weight=weight,

@@ -78,7 +78,12 @@ class Workbench:
         quiet: bool = False,
         watch: Callable[[dict[str, Any]], None] | None = None,
     ) -> Workbench:
-        """Create or continue the run directory `out`; `watch` is told its events (`RunDir`)."""
+        """Create or continue the run directory `out`; `watch` is told its events (`RunDir`).
+
+        Raises ConfigError for settings of an endpoint that do not fit, before any work is done.
+        """
+        if config.sampler.backend == "endpoint":
+            open_sampler(config).close()
         run = RunDir.open(out, config, provenance(threads=compute_threads()))
         run.watch = watch
         return cls(config, run, quiet)

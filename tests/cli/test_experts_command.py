@@ -155,6 +155,7 @@ def test_a_refused_key_ends_the_run_in_one_line(collect: Collect, tmp_path: Path
         (["--budget", "1"], "needs price_input and price_output"),
         (["--server", "ollama"], "openai | vllm | transformers"),
         (["--set", "tempreature=1"], "did you mean temperature?"),
+        (["--set", "convention=pixels"], "--set convention: experts does not act on it"),
         (["--limit", "-1"], "--limit: got -1"),
         (["--out", "e.txt"], "ends in .jsonl"),
         (["--out", "/nowhere/e.jsonl"], "in a folder that is there"),

@@ -77,3 +77,12 @@ def test_a_wrong_call_is_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_what_lacks_in_a_direct_recipe_is_told_by_its_own_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "direct.yaml"
+    file.write_text("model: {backend: local}\n")
+    assert main(["plan", str(file), "--device-memory", "40"]) == 2
+    assert "model.path: missing; wanted the folder or hub name" in capsys.readouterr().err

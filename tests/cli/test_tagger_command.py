@@ -59,7 +59,10 @@ def test_json_is_what_metrics_json_says(capsys: pytest.CaptureFixture[str]) -> N
         (["fit", "--config", "none.yaml"], "none.yaml: no such file"),
         (["fit", "--config", "small.yaml", "--set", "tuning.lrr=1"], "did you mean tuning.lr"),
         (["fit", "--config", "small.yaml", "--set", "data.source=x"], "x: no such file or folder"),
-        (["tag", "posts", "posts", "--out", "m.jsonl"], "not a run directory"),
+        (
+            ["tag", "posts", "posts", "--out", "m.jsonl"],
+            "posts: holds no tagger of this version; name a run of",
+        ),
         (["tag", "posts", "posts", "--out", "m.txt"], "wanted a name that ends in .jsonl"),
     ],
 )

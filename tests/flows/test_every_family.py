@@ -64,11 +64,9 @@ TUNING = {
 
 def grounder_config(folder: Path, name: str) -> GrounderConfig:
     """A grounder of random weights, without what would keep it from overfitting."""
-    return GrounderConfig(
-        backend=name,  # type: ignore[arg-type]
-        path=str(write_grounder(folder / "grounder", name)),
-        drop_path=0.0,
-        label_smoothing=0.0,
+    still = {"drop_path": 0.0, "label_smoothing": 0.0} if name == "ofa" else {}
+    return GrounderConfig.model_validate(
+        {"backend": name, "path": str(write_grounder(folder / "grounder", name)), **still}
     )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from test_resume import run_until_killed
 
+from groundling.cli import main
 from groundling.config import ToyworldData, dump_yaml
 from groundling.config_gmner import (
     GroundingConfig,
@@ -24,22 +28,26 @@ from groundling.config_gmner import (
 )
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_posts, read_predictions
+from groundling.toyworld.simulator import Annotator, Simulator
 
 SMALL = RefinegConfig(
     data=LabelledData(
-        toyworld=ToyworldData(train_queries=120, validation_queries=30, test_queries=40),
-        labelled=40,
+        toyworld=ToyworldData(train_queries=80, validation_queries=24, test_queries=30, vague=1.0),
+        labelled=25,
     ),
     simulator=SimulatorConfig(skill=0.95),
     synthesis=SynthesisConfig(sentences=2, low=4, high=24, ratio=1),
     tagger=TaggerConfig(backend="bilstm", word_size=24, hidden_size=24),
-    tuning=TaggerOptimiser(lr=1e-2, crf_lr=2e-2, epochs=8, batch_size=4, warmup=0.0),
+    tuning=TaggerOptimiser(lr=2e-2, crf_lr=2e-2, epochs=8, batch_size=5, warmup=0.0),
     patience=None,
-    refinement=RefinementConfig(budget=0.5),
+    refinement=RefinementConfig(budget=0.5, whole_curve=True),
     grounding=GroundingConfig(way="icl"),
     in_context=InContextConfig(examples=2),
     checkpoint_every_s=0.2,
 )
+
+
+RESULTS = ("predictions/test.jsonl", "mentions/refined.jsonl", "synth/synthetic.jsonl")
 
 
 def write_recipe(folder: Path, config: RefinegConfig) -> Path:
@@ -67,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves_behind(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["labelled_posts"] == 40
+    assert metrics["labelled_posts"] == 25
     assert metrics["synthesis"]["kept"] > 10
     assert metrics["synthesis"]["refused"]
     assert metrics["grounding"]["failed_posts"] == 0
@@ -85,49 +93,81 @@ def test_what_a_run_leaves_behind(finished: Path) -> None:
     assert len(refinement) == metrics["refinement"]["asked"]
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(finished: Path, tmp_path: Path) -> None:
-    recipe, out = write_recipe(tmp_path, SMALL), tmp_path / "run"
-    for stage in ("fit", "ground"):
-        assert run_until_killed(command(recipe, out), out, stage, 0.2), f"{stage} was over"
+def test_the_whole_curve_is_drawn(finished: Path) -> None:
+    told = json.loads((finished / "refinement/summary.json").read_text())
+    curve, by_chance = told["validation_f1"], told["validation_f1_random"]
+    assert len(curve) == told["validation_mentions"] + 1
+    assert {(one[0], one[-1]) for one in by_chance} == {(curve[0], curve[-1])}
+    drawn = (finished / "refinement/curve.svg").read_text()
+    for share, f1 in ((0, curve[0]), (100, curve[-1])):
+        for label in ("least certain first", "random order"):
+            assert f"<title>{share}, {label}: {f1:.2f} %</title>" in drawn
+
+
+def check_killed(finished: Path, folder: Path, kills: Sequence[tuple[str, float]]) -> int:
+    """Run under the given kills, finish, compare; how many kills struck."""
+    recipe, out = write_recipe(folder, SMALL), folder / "run"
+    struck = sum(run_until_killed(command(recipe, out), out, *kill) for kill in kills)
     done = run(recipe, out)
     assert done.returncode == 0, done.stderr
-    for name in ("predictions/test.jsonl", "mentions/refined.jsonl", "synth/synthetic.jsonl"):
+    for name in RESULTS:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    return struck
 
 
-def test_an_endpoint_that_fails_loses_nothing(finished: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    assert check_killed(finished, tmp_path, [("fit", 0.2)]) == 1
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    stages = ("data", "synth", "fit", "fit", "refine", "ground")
+    assert check_killed(finished, tmp_path, [(stage, 0.15) for stage in stages]) >= 5
+
+
+def test_an_endpoint_that_fails_loses_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """30 % of first tries fail; those about uncertain mentions are not tried again in one run."""
     stubborn = {"endpoint": {"attempts": 1, "give_up_after": 1000}}
     assert SMALL.refinement is not None
-    changes = {
-        "simulator": SimulatorConfig(skill=0.95, fail=0.3),
-        "refinement": SMALL.refinement.model_copy(update=stubborn),
-    }
-    recipe, out = write_recipe(tmp_path, SMALL.model_copy(update=changes)), tmp_path / "run"
-    codes = []
-    while (done := run(recipe, out)).returncode != 0:
-        codes.append(done.returncode)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert "refine: " in done.stderr
-        assert "run again to ask for these alone" in done.stderr
-        assert len(codes) < 15
-    assert codes
-    for name in ("predictions/test.jsonl", "mentions/refined.jsonl", "synth/synthetic.jsonl"):
+    with serving(Annotator(0.95), fail=0.3) as url:
+        changes = {
+            "simulator": None,
+            "endpoint": {"endpoint": url, "model": "m", "api_key_env": None, "backoff_s": 0.01},
+            "refinement": SMALL.refinement.model_copy(update=stubborn),
+        }
+        recipe, out = write_recipe(tmp_path, SMALL.model_copy(update=changes)), tmp_path / "run"
+        stopped = 0
+        while (code := main(command(recipe, out)[3:])) != 0:
+            told = capsys.readouterr().err
+            assert code == 2
+            assert "refine: " in told
+            assert "run again to ask for these alone" in told
+            stopped += 1
+            assert stopped < 4
+    assert stopped
+    for name in RESULTS:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@contextmanager
+def serving(annotator: Annotator, fail: float) -> Iterator[str]:
+    """The URL of a simulated annotator in this process: it remembers what it has refused."""
+    with Simulator(annotator, fail=fail) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.url
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_gmner_with_the_run_s_tagger(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "said.jsonl"
-    call = [sys.executable, "-m", "groundling", "gmner", str(finished / "data"), "--quiet"]
-    call += ["--images", str(finished / "data/images"), "--tagger", str(finished)]
-    done = subprocess.run(
-        [*call, "--grounding", "isr", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    call = ["gmner", str(finished / "data"), "--images", str(finished / "data/images"), "--quiet"]
+    assert main([*call, "--tagger", str(finished), "--grounding", "isr", "--out", str(out)]) == 0
     said = {one.id: one for one in read_predictions(out)}
     tagged = read_predictions(finished / "mentions/test.jsonl")
     for one in tagged:

@@ -152,7 +152,12 @@ def test_a_run_goes_on_with_another_server(release: IsrConfig, tmp_path: Path) -
         ({"sampler.tolerate": 2}, "sampler.tolerate: got 2"),
         ({"sampler.backend": "vllm"}, "sampler vllm does not know the embedded writer"),
         (
-            {"sampler.backend": "vllm", "writer.backend": "local", "writer.load_in_4bit": True},
+            {
+                "sampler.backend": "vllm",
+                "writer.backend": "local",
+                "writer.path": "x",
+                "writer.load_in_4bit": True,
+            },
             "sampler vllm does not hold the base in 4 bits",
         ),
     ],
@@ -162,8 +167,21 @@ def test_settings_that_do_not_fit(settings: dict[str, object], words: str) -> No
         load_config(IsrConfig, None, settings)
 
 
-def test_an_unknown_endpoint_setting_is_told(release: IsrConfig, tmp_path: Path) -> None:
-    with FaultServer(script=Vllm()) as server:
-        chosen = SamplerConfig(backend="endpoint", url=server.url, settings={"speed": 1})
-        with pytest.raises(ConfigError, match="speed: unknown key"):
-            run_isr(release.model_copy(update={"sampler": chosen}), tmp_path / "run", quiet=True)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"speed": 1}, "speed: unknown key"),
+        (
+            {"temperature": 0.2, "model": "x"},
+            "sampler.settings: temperature: cannot be set; it is the recipe's temperature; "
+            "model: cannot be set; it is the adapter of each round",
+        ),
+    ],
+)
+def test_endpoint_settings_that_cannot_act_are_told_before_any_work(
+    settings: dict[str, object], words: str, release: IsrConfig, tmp_path: Path
+) -> None:
+    chosen = SamplerConfig(backend="endpoint", url="http://127.0.0.1:9/v1", settings=settings)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        run_isr(release.model_copy(update={"sampler": chosen}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -75,6 +75,16 @@ def test_what_stays_unreadable_is_a_failure_and_is_asked_again(tmp_path: Path) -
                 assert outcome.stage == "answer"
 
 
+def test_an_answer_is_complained_of_once_only() -> None:
+    """One that was cut off holds nothing to complain of, nor does it bring back the one before."""
+    cut = Act(body=completion("eig", finish="length"))
+    with FaultServer(said("seven"), cut, said("8")) as server, endpoint(server) as place:
+        ((_, outcome),) = place.assistant().ask([question("how many?")], tries=3)
+    assert isinstance(outcome, Failure)
+    assert "cut off" in outcome.reason
+    assert len(server.asked) == 2
+
+
 def test_only_readable_answers_are_kept(tmp_path: Path) -> None:
     plan = [said("seven"), said("7"), said("no more calls expected")]
     for _ in range(2):

@@ -10,12 +10,14 @@ from PIL import Image
 from tiny_detectors import tiny_dino, tiny_florence2
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from groundling.config import GrounderConfig
 from groundling.errors import InputError
 from groundling.images import load_image
 from groundling.models.base import GroundingExample
 from groundling.models.detectors import FlorenceGrounder
 from groundling.models.detectors.boxes import LocationGrid
 from groundling.models.grounding import NO_NUMBER
+from groundling.models.registry import open_grounder
 from groundling.records import Box, Failure, Grounded
 
 SIZES = [(64, 48), (30, 90)]
@@ -250,3 +252,11 @@ def test_other_checkpoints_are_refused(checkpoint: Path, tmp_path: Path) -> None
     made.processor.image_processor = CLIPImageProcessorPil()
     with pytest.raises(InputError, match="crops pictures"):
         FlorenceGrounder(made.model, made.processor)
+
+
+def test_a_recipe_says_how_many_beams_are_kept(checkpoint: Path) -> None:
+    for more, wanted in (({}, 3), ({"beams": 1}, 1)):
+        recipe = {"backend": "florence2", "path": str(checkpoint), "tune": False, "device": "cpu"}
+        opened = open_grounder(GrounderConfig.model_validate(recipe | more))
+        assert isinstance(opened, FlorenceGrounder)
+        assert opened.beams == wanted

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_taggers
 import torch
 from PIL import Image
 from transformers import (
@@ -13,6 +14,8 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    RobertaConfig,
+    RobertaModel,
 )
 
 from groundling.errors import InputError
@@ -102,6 +105,21 @@ def test_an_encoder_takes_the_mean_over_real_tokens(encoder: TextEncoder) -> Non
             with torch.no_grad():
                 wanted = encoder._model(**ids).last_hidden_state[0].mean(0).numpy()
             np.testing.assert_allclose(row, wanted, atol=1e-6)
+
+
+def test_texts_are_cut_where_positions_end() -> None:
+    """RoBERTa's first two positions are no words': it reads fewer than its table holds."""
+    config = RobertaConfig(
+        vocab_size=300,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=20,
+        pad_token_id=1,
+    )
+    tokenizer = tiny_taggers.bytelevel(max_length=18)
+    assert TextEncoder(RobertaModel(config), tokenizer).embed(["long " * 9]).shape == (1, 8)
 
 
 def test_like_pictures_are_near_and_unreadable_ones_are_zeros(pictures: list[str]) -> None:

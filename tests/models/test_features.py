@@ -27,9 +27,9 @@ def store_of(opened, processor):
         opened.append(path)
         if path.startswith("bad"):
             raise ImageError(f"{path}: truncated")
-        return tiny.picture("square-0" if os.sep in path else path)
+        return net.rules.fit(tiny.picture("square-0" if os.sep in path else path))
 
-    return lambda capacity=1 << 20: FeatureStore(net, open_image, capacity)
+    return lambda capacity=1 << 20: FeatureStore(net.look, open_image, capacity)
 
 
 def test_a_picture_is_opened_once(store_of, opened):

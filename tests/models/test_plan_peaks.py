@@ -168,7 +168,7 @@ def test_the_meter_counts_as_torchs_own_profiler(checkpointing: bool) -> None:
     with Meter(*meter.tensors_of(writer.model), *gradients, *features, grain=64) as metered:
         writer.dpo_loss(batch, 0.5).backward()
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as told:
         writer.dpo_loss(batch, 0.5).backward()
     now = peak = 0
     for event in sorted(told.profiler.kineto_results.events(), key=lambda one: one.start_ns()):

@@ -28,7 +28,7 @@ def random_lattice(seed: int = 0, learned: bool = True, temperature: float = 1.0
     for parameter in transitions.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=draws, dtype=torch.float64))
     emissions = 2 * torch.randn(3, 4, len(LABELS), generator=draws, dtype=torch.float64)
-    return transitions.lattice(emissions, torch.tensor(LENGTHS), temperature)
+    return transitions.lattice(emissions, torch.tensor(LENGTHS)).at(temperature)
 
 
 def paths(length: int) -> list[tuple[int, ...]]:

@@ -9,7 +9,7 @@ from test_taggers_crf import LABELS, LENGTHS, all_scores, random_lattice
 
 from groundling.models.taggers.crf import Transitions
 from groundling.models.taggers.labels import Labels
-from groundling.models.taggers.posterior import Posterior, read_lattice
+from groundling.models.taggers.posterior import Belief, read_lattices
 
 
 def enumerated(lattice, row: int) -> dict[tuple[int, int, str], float]:  # type: ignore[no-untyped-def]
@@ -38,47 +38,48 @@ def test_span_probabilities_are_those_of_enumeration(
     seed: int, learned: bool, temperature: float
 ) -> None:
     lattice = random_lattice(seed, learned, temperature)
-    posteriors = list(read_lattice(lattice, LABELS))
-    for row, posterior in enumerate(posteriors):
+    beliefs = list(read_lattices([lattice], LABELS))
+    for row, belief in enumerate(beliefs):
         expected = enumerated(lattice, row)
         for span in all_spans(LENGTHS[row]):
-            assert posterior.probability(*span) == pytest.approx(expected[span], abs=1e-9), span
+            assert belief.probability(*span) == pytest.approx(expected[span], abs=1e-9), span
 
 
 def test_the_spans_are_those_of_the_best_path() -> None:
     lattice = random_lattice(11)
-    posteriors = list(read_lattice(lattice, LABELS))
-    for row, posterior in enumerate(posteriors):
+    beliefs = list(read_lattices([lattice], LABELS))
+    for row, belief in enumerate(beliefs):
         scores = all_scores(lattice, row)
-        assert posterior.spans == LABELS.decode(max(scores, key=scores.__getitem__))
+        assert belief.spans == LABELS.decode(max(scores, key=scores.__getitem__))
 
 
-def read_one(emissions: list[list[float]], kinds: tuple[str, ...] = ("PER",)) -> Posterior:
+def read_one(emissions: list[list[float]], kinds: tuple[str, ...] = ("PER",)) -> Belief:
     labels = Labels(kinds)
     scores = torch.tensor([emissions], dtype=torch.float64)
     transitions = Transitions(labels, learned=False).double()
-    (posterior,) = read_lattice(transitions.lattice(scores, torch.tensor([len(emissions)])), labels)
-    return posterior
+    lattice = transitions.lattice(scores, torch.tensor([len(emissions)]))
+    (belief,) = read_lattices([lattice], labels)
+    return belief
 
 
 def test_independent_words_by_hand() -> None:
     """Two words, O B I; the paths OO OB BO BB BI weigh 1·1, 1·1, 2·1, 2·1, 2·4."""
-    posterior = read_one([[0.0, np.log(2), 9.0], [0.0, 0.0, np.log(4)]])
-    assert posterior.probability(0, 2, "PER") == pytest.approx(8 / 14)
-    assert posterior.probability(0, 1, "PER") == pytest.approx(4 / 14)
-    assert posterior.probability(1, 2, "PER") == pytest.approx(3 / 14)
-    assert posterior.spans == [(0, 2, "PER")]
+    belief = read_one([[0.0, np.log(2), 9.0], [0.0, 0.0, np.log(4)]])
+    assert belief.probability(0, 2, "PER") == pytest.approx(8 / 14)
+    assert belief.probability(0, 1, "PER") == pytest.approx(4 / 14)
+    assert belief.probability(1, 2, "PER") == pytest.approx(3 / 14)
+    assert belief.spans == [(0, 2, "PER")]
 
 
 def test_certainty_neither_overflows_nor_exceeds_one() -> None:
-    posterior = read_one([[0.0, 2000.0, 0.0], [0.0, 0.0, 2000.0], [2000.0, 0.0, 0.0]])
-    assert posterior.probability(0, 2, "PER") == 1.0
-    assert posterior.probability(0, 1, "PER") == 0.0
-    assert posterior.probability(0, 3, "PER") == 0.0
+    belief = read_one([[0.0, 2000.0, 0.0], [0.0, 0.0, 2000.0], [2000.0, 0.0, 0.0]])
+    assert belief.probability(0, 2, "PER") == 1.0
+    assert belief.probability(0, 1, "PER") == 0.0
+    assert belief.probability(0, 3, "PER") == 0.0
 
 
 def test_it_is_not_the_product_of_the_words_marginals() -> None:
     """OO, BO and BI weigh the same: marginals of B and I would multiply to 2/3 · 1/3."""
-    posterior = read_one([[0.0, 0.0, 0.0], [0.0, -50.0, 0.0]])
-    assert posterior.probability(0, 2, "PER") == pytest.approx(1 / 3)
-    assert posterior.probability(0, 1, "PER") == pytest.approx(1 / 3)
+    belief = read_one([[0.0, 0.0, 0.0], [0.0, -50.0, 0.0]])
+    assert belief.probability(0, 2, "PER") == pytest.approx(1 / 3)
+    assert belief.probability(0, 1, "PER") == pytest.approx(1 / 3)

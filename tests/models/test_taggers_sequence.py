@@ -51,6 +51,22 @@ def test_it_learns_its_posts_by_heart(make: Maker, head: str) -> None:
 
 
 @kinds
+def test_in_bfloat16_only_the_arithmetic_is_shorter(make: Maker) -> None:
+    exact, rough = trained(make), trained(make)
+    rough.config = rough.config.model_copy(update={"dtype": "bfloat16"})
+    for tagger in (exact, rough):
+        tagger.net.zero_grad()
+    losses = [tagger.loss(POSTS) for tagger in (exact, rough)]
+    assert losses[0].dtype == losses[1].dtype == torch.float32
+    assert 0 < abs(losses[0] - losses[1]) < 0.05 * losses[0] + 0.02
+    losses[1].backward()
+    assert {weight.grad.dtype for weight in rough.net.parameters() if weight.grad is not None} == {
+        torch.float32
+    }
+    assert [spans(mentions) for mentions in rough.tag(POSTS)] == gold(POSTS)
+
+
+@kinds
 def test_posts_keep_their_order_and_empty_ones_have_no_mentions(make: Maker) -> None:
     tagger = trained(make)
     mixed = [Post("e", ()), POSTS[5], ODD, Post("f", ()), POSTS[0]]
@@ -81,8 +97,9 @@ def test_the_loss_of_a_crf_is_minus_the_log_probability_of_the_gold_labels(make:
     single = [-tagger.loss([one]).item() for one in POSTS]
     assert tagger.loss(POSTS).item() == pytest.approx(-sum(single) / len(POSTS), rel=1e-4)
     for one, expected in zip(POSTS, single, strict=True):
-        (believed,) = tagger.posteriors([one])
-        assert not isinstance(believed, Failure)
+        (belief,) = tagger.beliefs([one])
+        assert not isinstance(belief, Failure)
+        (believed,) = belief.members
         labels = tagger.labels.encode(one)
         score = believed.ahead[0, labels[0]]
         for t in range(1, len(labels)):

@@ -16,7 +16,9 @@ from groundling.toyworld import identities as who
 from groundling.toyworld.language import means
 from groundling.toyworld.posts import (
     SOURCE,
+    VAGUE,
     WorldJudge,
+    WorldPost,
     boxes_of,
     draw_posts,
     read_scenes,
@@ -104,6 +106,22 @@ def test_presence_shows_in_no_word() -> None:
         for words in there | absent:
             gap = there[words] / there.total() - absent[words] / absent.total()
             assert abs(gap) < 0.06, words
+
+
+def test_vague_words_fit_any_type() -> None:
+    def before(drawn: WorldPost, entity: Entity) -> str:
+        return " ".join(drawn.post.tokens[: entity.start])
+
+    openings = {clause.partition(" {}")[0] for clause in VAGUE if not clause.startswith("{}")}
+    after = {clause.removeprefix("{} ") for clause in VAGUE if clause.startswith("{}")}
+    count = Counter[str]()
+    for drawn in draw_posts("dev", 400, 1, vague=1.0):
+        for one in drawn.post.entities:
+            follows = drawn.post.tokens[one.end] if one.end < len(drawn.post.tokens) else ""
+            assert before(drawn, one).endswith(tuple(openings)) or follows in after
+            count[one.type] += 1
+    assert set(count) == set(ENTITY_TYPES)
+    assert draw_posts("dev", 60, 1, vague=0.0) == draw_posts("dev", 60, 1)
 
 
 def test_shares() -> None:

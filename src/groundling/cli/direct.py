@@ -102,6 +102,7 @@ def _told(out: Path, done: Answered) -> list[str]:
         f"{done.kept} kept, {done.left} left for another run"
     ]
     if done.failed_posts:
-        lines += [f"{done.failed_posts} posts are error records:"]
+        met = "; this run met:" if done.failed else ""
+        lines += [f"{done.failed_posts} posts are error records{met}"]
         lines += told_failures(dict(done.failed.most_common()))
     return lines

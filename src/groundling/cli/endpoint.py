@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,13 @@ def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--split", default=split, metavar="NAME", help="split of a folder (default: %(default)s)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="ask about N at most in this run")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="ask about N at most in this run: first what was never asked, then what failed, "
+        "longest ago first",
+    )
 
 
 def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -113,10 +119,10 @@ def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_config(args: argparse.Namespace) -> EndpointConfig:
+def read_config(args: argparse.Namespace, idle: Collection[str] = ()) -> EndpointConfig:
     """The endpoint's configuration from the options, which are checked first.
 
-    Raises ConfigError or InputError.
+    `idle` are keys that the command does not act on. Raises ConfigError or InputError.
     """
     from groundling.models.endpoints import endpoint_config
     from groundling.settings import read_overrides
@@ -128,7 +134,10 @@ def read_config(args: argparse.Namespace) -> EndpointConfig:
     overrides: dict[str, object] = {k: value for k, value in given.items() if value is not None}
     if overrides.get("api_key_env") == "":
         overrides["api_key_env"] = None
-    return endpoint_config(overrides | read_overrides(args.set))
+    more = read_overrides(args.set)
+    for key in more.keys() & set(idle):
+        raise InputError(f"--set {key}: {args.command_name} does not act on it; leave it out")
+    return endpoint_config(overrides | more)
 
 
 def open_endpoint(args: argparse.Namespace, config: EndpointConfig) -> Endpoint:

@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Collect, print, return 0, or 1 where something failed; raises InputError for a bad call."""
-    config = read_config(args)
+    config = read_config(args, idle=("answer", "convention"))
     posts = read_posts_of(args)
     from groundling.collect import collect_expressions, failures_path, wanted_expressions
     from groundling.progress import Progress

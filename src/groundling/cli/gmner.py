@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.refineg import asked_words
 from groundling.errors import InputError
 
 if TYPE_CHECKING:
     from groundling.config_gmner import GmnerConfig
-    from groundling.records import Post
+    from groundling.gmner import Told
+    from groundling.records import Post, Scheme
 
 _EXAMPLES = """\
 examples:
@@ -24,9 +26,10 @@ examples:
 
 --grounding none says that nothing is in the pictures; isr takes the writer and grounder of --run,
 or those that come with the package; direct takes a run of `groundling baseline direct`, or asks the
-endpoint; icl asks the endpoint, after solved examples; agreement is isr and icl together. What was
-found out is kept in NAME.work/ beside --out: the same command goes on, and asks again for what
-failed. Exit code 1 where a post is an error record.
+endpoint; icl asks the endpoint, after solved examples; agreement is isr and icl together. The
+entity types are those that the tagger was fitted to. What was found out is kept in NAME.work/
+beside --out: the same command goes on, and asks again for what failed. Exit code 1 where a post is
+an error record or a question failed.
 
 configuration (YAML keys, and what --set takes):
 """
@@ -72,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Find, write, print; 1 where a post is an error record."""
+    """Find, write, print; 1 where something failed that the same command would try again."""
     from groundling.cli.endpoint import check_out
     from groundling.cli.isr import hush_libraries
     from groundling.config_gmner import GmnerConfig
@@ -82,40 +85,41 @@ def run(args: argparse.Namespace) -> int:
     given: dict[str, Any] = {"grounding.way": args.grounding, "grounding.run": args.run}
     overrides = {key: value for key, value in given.items() if value is not None}
     config = load_config(GmnerConfig, args.config, overrides | read_overrides(args.set))
-    posts = _posts(args)
     hush_libraries()
     try:
-        told = _run(config, posts, args)
+        told = _run(config, args)
     except KeyboardInterrupt:
         print("groundling: stopped; the same command goes on", file=sys.stderr)
         return 130
-    print(
-        json.dumps({**told, "predictions": str(args.out)}, indent=2) if args.json else _words(told)
-    )
-    return int(bool(told["failed_posts"]))
+    summary = told.to_json()
+    out = {**summary, "predictions": str(args.out)}
+    print(json.dumps(out, indent=2) if args.json else _words(summary))
+    return int(not told.complete)
 
 
-def _run(config: GmnerConfig, posts: tuple[Post, ...], args: argparse.Namespace) -> dict[str, Any]:
+def _run(config: GmnerConfig, args: argparse.Namespace) -> Told:
     from groundling.assistants import Assistants
-    from groundling.corpus import read_release
+    from groundling.corpus import read_labelled
+    from groundling.fitted import fitted_scheme, open_fitted
     from groundling.gmner import Refining, find_triples, work_folder
     from groundling.grounding_ways import Ways
-    from groundling.records import SCHEMES
     from groundling.refine import Refinery
     from groundling.routing import Routing
-    from groundling.tagging import open_fitted
 
-    scheme, work = SCHEMES[config.scheme], work_folder(args.out)
+    scheme, work = fitted_scheme(args.tagger), work_folder(args.out)
+    posts = _posts(args, scheme)
     tagger, name = open_fitted(args.tagger)
-    labelled = () if config.pool is None else read_release(config.pool).splits["train"]
+    labelled: tuple[Post, ...] = ()
+    if config.pool is not None and config.grounding.way in ("icl", "agreement"):
+        labelled = read_labelled(config.pool, ["train"], scheme)["train"]
     with Assistants(config.endpoint, config.simulator, work) as assistants:
         refining, settings = None, config.refinement
         if settings is not None and settings.threshold is not None:
             assistant = assistants.open("refinement", settings.endpoint)
             refinery = Refinery(assistant, scheme, settings, work / "refinement.journal")
             refining = Refining(refinery, Routing(settings.threshold, settings.budget))
-        ways = Ways(config.grounding, config.in_context, config.endpoint, assistants, labelled)
-        told = find_triples(
+        ways = Ways(config.grounding, config.in_context, scheme, assistants, labelled)
+        return find_triples(
             posts,
             tagger,
             ways.open(),
@@ -125,17 +129,17 @@ def _run(config: GmnerConfig, posts: tuple[Post, ...], args: argparse.Namespace)
             scheme=scheme,
             quiet=args.quiet,
         )
-    return told.to_json()
 
 
-def _posts(args: argparse.Namespace) -> tuple[Post, ...]:
+def _posts(args: argparse.Namespace, scheme: Scheme) -> tuple[Post, ...]:
     from groundling.data.formats import guess_format, read_splits
     from groundling.errors import DataError
 
     if not args.src.exists():
         raise DataError(args.src, "no such file or folder; check the path")
     only = [] if args.src.is_file() else [args.split]
-    posts = read_splits(args.src, guess_format(args.src), args.images, only=only)[0].posts
+    form = guess_format(args.src)
+    posts = read_splits(args.src, form, args.images, only=only, scheme=scheme)[0].posts
     if not posts:
         raise InputError(f"{args.src}: holds no posts")
     return posts
@@ -147,7 +151,9 @@ def _words(told: dict[str, Any]) -> str:
         f"posts that failed {told['failed_posts']}"
     ]
     lines += [f"  {count} × {kind}" for kind, count in told["failed"].items()]
-    asked = told["refinement"]
-    if asked is not None:
-        lines.append(f"mentions asked about {asked['asked']} of {asked['mentions']}")
+    if told["one_way_alone"]:
+        lines.append("mentions that one of two ways grounded alone, by what the other met")
+        lines += [f"  {count} × {kind}" for kind, count in told["one_way_alone"].items()]
+    if told["refinement"] is not None:
+        lines.append(asked_words(told["refinement"]))
     return "\n".join(lines)

@@ -91,12 +91,10 @@ def run(args: argparse.Namespace) -> int:
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """F1 in percent on test after each stage, and what the stages did."""
-    made, asked = metrics["synthesis"], metrics["refinement"]
-    boxes = metrics["grounding"]
+    made, boxes = metrics["synthesis"], metrics["grounding"]
     lines = [
         f"labelled posts {metrics['labelled_posts']}, sentences made {made['kept']}",
-        f"mentions asked about {asked['asked']} of {asked['mentions']}: "
-        + (", ".join(f"{n} {what}" for what, n in asked.get("changes", {}).items()) or "none"),
+        asked_words(metrics["refinement"]),
         f"boxes {boxes['boxes']}, absent {boxes['absent']}, posts that failed "
         f"{boxes['failed_posts']}",
         "",
@@ -107,3 +105,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             figures = "".join(f"{score[task]['f1']:>9.2f}" for task in ("mner", "eeg"))
             lines.append(f"{stage:10}{rule:9}{figures}{score['gmner']['f1']:>10.2f}")
     return "\n".join(lines)
+
+
+def asked_words(refinement: Mapping[str, Any]) -> str:
+    """How many mentions were asked about, and what that came to."""
+    changes = ", ".join(f"{n} {what}" for what, n in refinement.get("changes", {}).items())
+    words = f"mentions asked about {refinement['asked']} of {refinement['mentions']}"
+    return f"{words}: {changes}" if changes else words

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from groundling.cli import tagger_knowledge
+
 _FIT_EXAMPLES = """\
 examples:
   groundling tagger fit --config recipes/gmner/minilm-crf.yaml --set data.source=twitter-gmner
@@ -24,6 +26,7 @@ _TAG_EXAMPLES = """\
 examples:
   groundling tagger tag runs/crf-1 twitter-gmner --split dev --out dev.jsonl
   groundling tagger tag runs/crf-1 posts.jsonl --out mentions.jsonl
+  groundling tagger tag runs/knowing posts.jsonl --knowledge words/posts.jsonl --out mentions.jsonl
 
 A mention's `score` is the calibrated probability that exactly these words with this type are right;
 its `box` is null, which says "not in the picture". What is done is kept in NAME.work beside the
@@ -67,13 +70,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a twitter-gmner folder (txt/, xml/), a posts .jsonl or a folder of SPLIT.jsonl",
     )
     tag.add_argument("--split", default="test", help="the split of a folder (default: test)")
-    tag.add_argument("--knowledge", type=Path, metavar="FILE", help="words about the posts (PGIM)")
+    tag.add_argument(
+        "--knowledge",
+        type=Path,
+        metavar="FILE",
+        help="words about the posts: what `groundling tagger knowledge` wrote, or a file of PGIM's",
+    )
+    tag.add_argument(
+        "--images", type=Path, metavar="DIR", help="a release's pictures, for what looks at them"
+    )
     tag.add_argument(
         "--out", required=True, type=Path, metavar="PRED.jsonl", help="predictions, a post a line"
     )
     tag.add_argument("--device", help="override the recipe's device: cpu, cuda, cuda:1 …")
     tag.add_argument("--quiet", action="store_true", help="show no progress")
     tag.set_defaults(func=run_tag)
+
+    tagger_knowledge.add_parser(commands)
 
 
 def run_fit(args: argparse.Namespace) -> int:
@@ -110,26 +123,32 @@ def run_tag(args: argparse.Namespace) -> int:
 
     check_out(args)
     hush_libraries()
+    from groundling.fitted import fitted_config, fitted_scheme, open_fitted
     from groundling.gmner import work_folder
-    from groundling.tagging import fitted_scheme, open_fitted, read_split, tag_split, ungrounded
+    from groundling.tagging import read_split, tag_split, ungrounded
 
+    scheme = fitted_scheme(args.run)
+    posts = read_split(args.src, args.split, args.knowledge, args.images, scheme)
     tagger, name = open_fitted(args.run, args.device)
-    posts = read_split(args.src, args.split, args.knowledge, fitted_scheme(args.run))
     found = tag_split(tagger, posts, work_folder(args.out), args.src.name, args.quiet, name)
     predictions = ungrounded(posts, found)
     write_predictions(args.out, predictions, keep_unknown=True)  # the tagger's own types
     failed = sum(post.failure is not None for post in predictions)
     mentions = sum(len(post.predictions) for post in predictions)
     print(f"{args.out}: {len(posts)} posts, {mentions} mentions, {failed} error records")
+    blind = sum(post.image is None for post in posts)
+    if blind and fitted_config(args.run).tagger.vision is not None:
+        print(f"{blind} of {len(posts)} posts have no picture")
+    if args.knowledge is not None and (without := sum(not post.knowledge for post in posts)):
+        print(f"{without} of {len(posts)} posts have no knowledge")
     return int(bool(failed))
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """F1 in percent by split and rule, and how good the confidences are."""
+    """F1 in percent by split and rule, how good the confidences are, and missing knowledge."""
     fit = metrics["fit"]
-    chosen = f"epoch {fit['best_epoch']} of {len(fit['dev_mner_f1'])}, the best on dev"
     lines = [
-        f"{chosen if fit['best_epoch'] else 'not trained'}; temperature {fit['temperature']:.2f}",
+        f"{_chosen(fit)}; temperature {fit['temperature']:.2f}",
         "",
         f"{'':6}{'rule':8}{'MNER F1':>10}{'GMNER F1':>10}   with every entity said to be absent",
     ]
@@ -145,4 +164,20 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
                 f"{split:6}calibration error {before['ece']:.4f}, after calibration "
                 f"{after['ece']:.4f}; area under risk and coverage {after['aurc']:.4f}"
             )
+    for split, counts in metrics.get("knowledge", {}).items():
+        if counts["without"]:
+            lines.append(
+                f"{split:6}{counts['without']} of {counts['posts']} posts have no knowledge"
+            )
     return "\n".join(lines)
+
+
+def _chosen(fit: Mapping[str, Any]) -> str:
+    """The epochs that were kept, of an ensemble those of each member."""
+    members = fit.get("members", [fit])
+    if not members[0]["best_epoch"]:
+        return "not trained"
+    told = [f"{one['best_epoch']} of {len(one['dev_mner_f1'])}" for one in members]
+    if len(told) == 1:
+        return f"epoch {told[0]}, the best on dev"
+    return f"{len(told)} members, epochs {', '.join(told)}, the best on dev"

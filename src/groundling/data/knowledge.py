@@ -1,4 +1,9 @@
-r"""What a language model has to say about posts, in the files that PGIM's authors published.
+r"""What a language model has to say about posts: JSON lines, and the files of PGIM's authors.
+
+    {"id": "17_06", "knowledge": "Named entities: Pak (LOC). …", "source": …, "examples": […]}
+
+One line a post, by its id; a post that nothing is told of has no line. Who told it (`source`) and
+which posts they were shown beside it (`examples`, ids) may be left out; other keys are ignored.
 
     Pak<TAB>B-LOC
     is<TAB>O
@@ -7,57 +12,123 @@ r"""What a language model has to say about posts, in the files that PGIM's autho
     entities:<TAB>X
     <blank line>
 
-The post's tokens with their tags, then `<EOS>` and the words about it, tagged X (a few of them
-are empty); lines end in `\r\n` or `\n`. There are no ids: a block belongs to the post of the same
-tokens, and where several posts have those, to one after the other in the order of both.
+PGIM's: the post's tokens with their tags, then `<EOS>` and the words about it, tagged X (a few of
+them are empty); lines end in `\r\n` or `\n`. There are no ids: a block belongs to the post of the
+same tokens, and where several posts have those, to one after the other in the order of both.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from groundling.data.json_lines import Open, Text, read_json_lines, refuse, write_json_lines
 from groundling.data.problems import read_bytes
 from groundling.errors import DataError
 from groundling.records import Post
 
+LINES = ".jsonl"
+"""How the names of files of JSON lines end."""
+
 _END, _TOLD = "<EOS>", "X"
-_NAMES = {"dev": ("dev.txt", "valid.txt")}
+_NAMES: dict[str, tuple[str, ...]] = {"dev": ("dev.txt", "valid.txt")}
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A block: the tokens of a post, and the words about it joined by single spaces."""
+    """Words about a post, which is named by its id or, in PGIM's files, by its tokens.
 
-    tokens: tuple[str, ...]
+    `source` is who told them, `examples` the ids of the posts that they were shown beside it.
+    """
+
+    about: str | tuple[str, ...]
     knowledge: str
+    source: str = ""
+    examples: tuple[str, ...] = ()
 
 
 def knowledge_path(folder: Path, split: str) -> Path:
-    """The file of a split: `SPLIT.txt`, or `valid.txt` for dev. Raises DataError without one."""
-    names = _NAMES.get(split, (f"{split}.txt",))
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise DataError(folder, f"no knowledge of split {split}; wanted {' or '.join(names)}")
+    """The file of a split: `SPLIT.txt` (for dev also `valid.txt`) or `SPLIT.jsonl`.
+
+    Raises DataError without one, and where there are both kinds.
+    """
+    names = (*_NAMES.get(split, (f"{split}.txt",)), f"{split}{LINES}")
+    found = [name for name in names if (folder / name).is_file()]
+    if not found:
+        raise DataError(folder, f"no knowledge of split {split}; wanted {' or '.join(names)}")
+    if len(found) > 1 and names[-1] in found:
+        raise DataError(folder, f"holds {found[0]} and {names[-1]}; keep one of them")
+    return folder / found[0]
 
 
 def read_knowledge(path: Path) -> list[Told]:
-    """The blocks of a file, in order. Raises DataError with the line that breaks the format."""
+    """What a file tells, in order. Raises DataError with the line that breaks the format."""
+    if path.suffix == LINES:
+        return list(_read_lines(path))
     return [_told(path, block) for block in _blocks(path)]
 
 
-def with_knowledge(posts: Sequence[Post], told: Sequence[Told]) -> tuple[Post, ...]:
-    """Posts with what is told of them; without a block a post's `knowledge` stays as it is."""
-    waiting: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for block in reversed(told):
-        waiting[block.tokens].append(block.knowledge)
-    return tuple(
-        replace(post, knowledge=waiting[post.tokens].pop()) if waiting.get(post.tokens) else post
-        for post in posts
+def write_knowledge(path: Path, told: Iterable[Told]) -> None:
+    """Write JSON lines, the file whole or not at all.
+
+    Raises InputError for what `read_knowledge` would refuse: words that say nothing, an id twice.
+    """
+    lines: Iterator[dict[str, object]] = (
+        {
+            "id": one.about,
+            "knowledge": one.knowledge,
+            "source": one.source,
+            "examples": list(one.examples),
+        }
+        for one in told
     )
+    write_json_lines(path, lines, _Line, unique_ids=True)
+
+
+def with_knowledge(posts: Sequence[Post], told: Sequence[Told]) -> tuple[Post, ...]:
+    """Posts with what is told of them; where nothing is, a post's `knowledge` stays as it is."""
+    waiting: dict[str | tuple[str, ...], list[str]] = defaultdict(list)
+    for one in reversed(told):
+        waiting[one.about].append(one.knowledge)
+
+    def known(post: Post) -> Post:
+        found = waiting.get(post.id) or waiting.get(post.tokens)
+        return replace(post, knowledge=found.pop()) if found else post
+
+    return tuple(map(known, posts))
+
+
+# --- JSON lines --------------------------------------------------------------------------------
+
+
+def _says_something(words: str) -> str:
+    if not words.strip():
+        raise ValueError("says nothing; leave the line of such a post out")
+    return words
+
+
+class _Line(Open):
+    id: Text
+    knowledge: Annotated[str, AfterValidator(_says_something)]
+    source: str = ""
+    examples: list[str] = Field(default_factory=list)
+
+
+def _read_lines(path: Path) -> Iterator[Told]:
+    seen: set[str] = set()
+    for number, line in read_json_lines(path, _Line, refuse):
+        if line.id in seen:
+            raise DataError(path, f"id {line.id!r} comes twice; wanted one line a post", number)
+        seen.add(line.id)
+        yield Told(line.id, line.knowledge, line.source, tuple(line.examples))
+
+
+# --- PGIM's files ------------------------------------------------------------------------------
 
 
 Line = tuple[int, str, str]

@@ -197,21 +197,13 @@ class Tagger(Protocol):
         ...
 
 
-class TrainableTagger(Tagger, Trainable, Protocol):
-    """A tagger that `groundling.train.fit` updates on posts with gold entities.
+class FittedTagger(Tagger, Protocol):
+    """A tagger with confidences that can be calibrated.
 
     `temperature` divides its scores before they become confidences; 1 leaves them as they are.
     """
 
     temperature: float
-
-    def loss(self, batch: Sequence[Post]) -> torch.Tensor:
-        """Mean over the batch's posts of −log p(tags | text) or its like, with gradient."""
-        ...
-
-    def length(self, post: Post) -> int:
-        """Tokens that a post takes in a batch, for batches of like length."""
-        ...
 
     def calibrate(self, posts: Sequence[Post]) -> None:
         """Choose, on held-out posts, what makes confidences fit how often they are right."""
@@ -219,6 +211,18 @@ class TrainableTagger(Tagger, Trainable, Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the weights (safetensors) and all that opening it again needs."""
+        ...
+
+
+class TrainableTagger(FittedTagger, Trainable, Protocol):
+    """A tagger that `groundling.train.fit` updates on posts with gold entities."""
+
+    def loss(self, batch: Sequence[Post]) -> torch.Tensor:
+        """Mean over the batch's posts of −log p(tags | text) or its like, with gradient."""
+        ...
+
+    def length(self, post: Post) -> int:
+        """Tokens that a post takes in a batch, for batches of like length."""
         ...
 
 

@@ -18,12 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from groundling.errors import ImageError, InputError
 from groundling.images import load_image
 from groundling.models.base import Embedder
-from groundling.models.quiet import quiet_library
 
 Vectors = npt.NDArray[np.float32]
 
@@ -35,8 +33,11 @@ _BATCH = 64
 
 @contextmanager
 def _opening(path: str) -> Iterator[None]:
+    from groundling.models.quiet import quiet_library
+
     try:
-        yield
+        with quiet_library():
+            yield
     except (OSError, ValueError) as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(f"{path}: no encoder that can be opened: {reason}") from fault
@@ -104,8 +105,10 @@ class TextEncoder:
     @classmethod
     def load(cls, path: str, device: str = "cpu") -> TextEncoder:
         """From a folder, a hub name, or MINILM. Raises InputError for what is none."""
+        from transformers import AutoModel, AutoTokenizer
+
         source = packaged_minilm() if path == MINILM else path
-        with _opening(path), quiet_library():
+        with _opening(path):
             model = AutoModel.from_pretrained(source, use_safetensors=True).to(device)
             return cls(model, AutoTokenizer.from_pretrained(source))
 
@@ -119,7 +122,9 @@ class TextEncoder:
                 [items[place] for place in places],
                 padding=True,
                 truncation=True,
-                max_length=self._model.config.max_position_embeddings,
+                max_length=min(
+                    self._tokenizer.model_max_length, self._model.config.max_position_embeddings
+                ),
                 padding_side="right",  # absolute positions count from the left
                 return_tensors="pt",
             ).to(self._model.device)
@@ -139,7 +144,12 @@ class ImageEncoder:
     @classmethod
     def load(cls, path: str, device: str = "cpu") -> ImageEncoder:
         """From a folder or hub name. Raises InputError for what has no image side."""
-        with _opening(path), quiet_library():
+        from transformers import AutoModel
+
+        # In transformers 5.17 the public name demands torchvision; the class itself does without.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        with _opening(path):
             model = AutoModel.from_pretrained(path, use_safetensors=True).to(device)
             if not hasattr(model, "get_image_features"):
                 raise InputError(f"{path}: no image features; wanted CLIP, SigLIP or their like")

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from groundling.errors import InputError
+from groundling.errors import ConfigError, InputError
 from groundling.models.api.settings import EndpointConfig
 from groundling.models.base import Sampling
 from groundling.records import Expression, Failure, Query
@@ -127,10 +127,21 @@ class Endpoint:
 class EndpointSampler:
     """A vLLM server that draws from one LoRA adapter after the other (`models.base.Sampler`).
 
-    `settings` are keys of `EndpointConfig`. Pictures go there without loss and unshrunk, so that
+    `settings` are keys of `EndpointConfig` but for those that the run itself sets, or that drawing
+    does not act on. Pictures go there without loss and unshrunk, so that
     the server sees what the writer sees; how large they may become is the server's to say
-    (`--mm-processor-kwargs`). Raises ConfigError for settings that are none.
+    (`--mm-processor-kwargs`). Raises ConfigError for settings that are none of these.
     """
+
+    _IDLE: ClassVar[Mapping[str, str]] = {
+        "endpoint": "it is sampler.url",
+        "server": "it is vllm",
+        "model": "it is the adapter of each round",
+        "temperature": "it is the recipe's temperature",
+        "max_tokens": "it is the recipe's max_new_tokens",
+        "convention": "nobody answers with boxes here",
+        "answer": "nobody answers with boxes here",
+    }
 
     _LIKE_THE_WRITER: ClassVar[Mapping[str, object]] = {
         "api_key_env": None,
@@ -139,6 +150,9 @@ class EndpointSampler:
     }
 
     def __init__(self, url: str, settings: Mapping[str, object]) -> None:
+        idle = [f"{key}: cannot be set; {self._IDLE[key]}" for key in settings if key in self._IDLE]
+        if idle:
+            raise ConfigError("sampler.settings", idle)
         fixed = {"endpoint": url, "server": "vllm", "model": "adapter"}
         self._config = endpoint_config({**self._LIKE_THE_WRITER, **settings, **fixed})
         self._endpoint: Endpoint | None = None

@@ -84,7 +84,10 @@ class PackedEngine:
         cache_bytes: int,
     ) -> None:
         self._net = Qwen2VL(model, PictureRules(processor.image_processor, max_pixels))
-        self._features = FeatureStore(self._net, open_image, cache_bytes)
+        net = self._net
+        self._features = FeatureStore(
+            net.look, lambda path: net.rules.fit(open_image(path)), cache_bytes
+        )
         self._wording = wording
 
     def keep(self, images: Sequence[str]) -> dict[str, Failure]:

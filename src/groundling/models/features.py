@@ -1,4 +1,4 @@
-"""Pictures by path, as the image tokens of a frozen vision tower, computed once and kept.
+"""Pictures by path, as whatever a model makes of them once and for all, computed once and kept.
 
 A shared module, no backend.
 """
@@ -6,37 +6,54 @@ A shared module, no backend.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
 from groundling.errors import ImageError
 from groundling.images import OpenImage, PictureKey, picture_key
-from groundling.models.qwen2vl import ImageTokens, Qwen2VL
 from groundling.records import Failure
 
-_GROUP = 64
-"""Pictures opened and sent through the tower together."""
+
+class Features(Protocol):
+    """What is made of a picture; `nbytes` is the memory that it takes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        ...
 
 
-class FeatureStore:
-    """Image tokens by path; the least recently used leave once `capacity_bytes` is passed.
+F = TypeVar("F", bound=Features)
 
-    A file counts as the same picture while its path, size and time of change stay the same.
-    Capacity 0 keeps nothing.
+
+class FeatureStore(Generic[F]):
+    """Features by path; the least recently used leave once `capacity_bytes` is passed.
+
+    `look` makes them of at most `group` pictures at once, which `open_image` gives. A file counts
+    as the same picture while its path, size and time of change stay the same. Capacity 0 keeps
+    nothing.
     """
 
-    def __init__(self, model: Qwen2VL, open_image: OpenImage, capacity_bytes: int) -> None:
-        self._model = model
+    def __init__(
+        self,
+        look: Callable[[list[Image.Image]], list[F]],
+        open_image: OpenImage,
+        capacity_bytes: int,
+        group: int = 64,
+    ) -> None:
+        self._look = look
         self._open = open_image
         self._capacity = capacity_bytes
+        self._group = group
         self._held_bytes = 0
-        self._kept: OrderedDict[PictureKey, ImageTokens] = OrderedDict()
+        self._kept: OrderedDict[PictureKey, F] = OrderedDict()
 
-    def get(self, paths: Iterable[str]) -> dict[str, ImageTokens | Failure]:
-        """The image tokens of each path, or why there are none (stage `image`)."""
-        found: dict[str, ImageTokens | Failure] = {}
+    def get(self, paths: Iterable[str]) -> dict[str, F | Failure]:
+        """The features of each path, or why there are none (stage `image`)."""
+        found: dict[str, F | Failure] = {}
         missing: dict[str, PictureKey] = {}
         for path in dict.fromkeys(paths):
             key = picture_key(path)
@@ -46,7 +63,7 @@ class FeatureStore:
             else:
                 missing[path] = key
         waiting = iter(missing.items())
-        while group := dict(islice(waiting, _GROUP)):
+        while group := dict(islice(waiting, self._group)):
             found.update(self._compute(group))
         return found
 
@@ -54,42 +71,42 @@ class FeatureStore:
         """Compute every picture once, in this order, and keep it; return what cannot be read.
 
         If they do not all fit, nothing is kept, now or later: with some kept and some not, the
-        pictures that go through the tower together, and so the last bits of their features, would
+        pictures that are looked at together, and so the last bits of their features, would
         depend on what was asked before.
         """
         failures: dict[str, Failure] = {}
         waiting = iter(dict.fromkeys(paths))
         expected = len(dict.fromkeys(paths))
-        while group := {path: picture_key(path) for path in islice(waiting, _GROUP)}:
+        while group := {path: picture_key(path) for path in islice(waiting, self._group)}:
             seen = self._compute(group)
             failures |= {path: one for path, one in seen.items() if isinstance(one, Failure)}
-            sizes = [one.features.nbytes for one in seen.values() if isinstance(one, ImageTokens)]
+            sizes = [one.nbytes for one in seen.values() if not isinstance(one, Failure)]
             if sizes and expected * max(sizes) > self._capacity:
                 self._capacity = self._held_bytes = 0
                 self._kept.clear()
                 return {}
         return failures
 
-    def _compute(self, group: dict[str, PictureKey]) -> dict[str, ImageTokens | Failure]:
+    def _compute(self, group: dict[str, PictureKey]) -> dict[str, F | Failure]:
         pictures: dict[str, Image.Image] = {}
-        results: dict[str, ImageTokens | Failure] = {}
+        results: dict[str, F | Failure] = {}
         for path in group:
             try:
-                pictures[path] = self._model.rules.fit(self._open(path))
+                pictures[path] = self._open(path)
             except ImageError as fault:
                 results[path] = Failure(str(fault), "image")
-        seen = self._model.look(list(pictures.values()))
-        for path, tokens in zip(pictures, seen, strict=True):
-            results[path] = tokens
-            self._keep(group[path], tokens)
+        seen = self._look(list(pictures.values()))
+        for path, features in zip(pictures, seen, strict=True):
+            results[path] = features
+            self._keep(group[path], features)
         return results
 
-    def _keep(self, key: PictureKey, tokens: ImageTokens) -> None:
-        size = tokens.features.nbytes
+    def _keep(self, key: PictureKey, features: F) -> None:
+        size = features.nbytes
         if size > self._capacity:
             return
-        self._kept[key] = tokens
+        self._kept[key] = features
         self._held_bytes += size
         while self._held_bytes > self._capacity:
             _, dropped = self._kept.popitem(last=False)
-            self._held_bytes -= dropped.features.nbytes
+            self._held_bytes -= dropped.nbytes

@@ -8,7 +8,6 @@ is to use, so that how to write a box is shown too.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from groundling.models.base import Case, LocatedCase, Question, Solved
 from groundling.models.coordinates import Convention, ConventionName, Frame
 from groundling.prompts import Message, entity_phrase
 from groundling.records import Box, Failure
+from groundling.replies import json_value
 
 TASK = """\
 You are given posts with their pictures. For a named entity of a post, say where it is in the \
@@ -33,8 +33,6 @@ Think step by step, then answer with one JSON object and nothing else:
 {"reasoning": "how the entity may look and what the picture shows", "box": [x1, y1, x2, y2]}
 Where the entity is not in the picture, "box" is null."""
 """The form of the answer, which the examples show without reasons, for nobody recorded any."""
-
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.S)
 
 
 def in_context_question(
@@ -68,11 +66,7 @@ def in_context_question(
 
 
 def _read(answer: str, frame: Frame, convention: Convention) -> LocatedCase:
-    fenced = _FENCE.fullmatch(answer.strip())
-    try:
-        value = json.loads(fenced.group(1) if fenced else answer)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError("not one JSON object") from fault
+    value = json_value(answer)
     if not isinstance(value, dict) or not {"box"} <= value.keys() <= {"box", "reasoning"}:
         raise ValueError('wanted a JSON object with the keys "reasoning" and "box"')
     reasons, box = value.get("reasoning", ""), value["box"]

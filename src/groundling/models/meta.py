@@ -53,10 +53,7 @@ def outline_writer(config: WriterConfig, targets: Sequence[str] | None = None) -
 
     Raises InputError where its configuration cannot be found or used.
     """
-    path = config.path or (str(packaged("writer")) if config.backend == "tiny" else None)
-    if path is None:
-        raise InputError("writer.path: missing; wanted the folder or hub name of its weights")
-    return _chat_outline(path, _fixed(targets))
+    return _chat_outline(config.path or str(packaged("writer")), _fixed(targets))
 
 
 def outline_grounder(config: GrounderConfig) -> GrounderOutline:
@@ -65,8 +62,7 @@ def outline_grounder(config: GrounderConfig) -> GrounderOutline:
         folder = Path(config.path) if config.path else packaged("grounder")
         count = _stored_parameters(folder / "model.safetensors")
         return PlainOutline("the embedded grounder", count, count)
-    if config.path is None:
-        raise InputError("grounder.path: missing; wanted the folder or hub name of its weights")
+    assert config.path is not None
     if config.backend == "ofa":
         return outline_ofa(config.path)
     if config.backend == "vlm":

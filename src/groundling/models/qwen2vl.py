@@ -52,6 +52,11 @@ class ImageTokens:
     features: torch.Tensor
     grid: tuple[int, int]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the features, in bytes."""
+        return self.features.nbytes
+
 
 class Attention(Protocol):
     """Lets tokens look at one another; it alone knows which tokens are whose."""

@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from groundling.config import GrounderConfig, IsrConfig, LoraConfig, WriterConfig
-from groundling.config_gmner import InContextConfig, TaggerConfig
+from groundling.config_gmner import ExampleChoice, TaggerConfig
 from groundling.errors import InputError
 from groundling.models.base import (
     Case,
     DirectLearner,
     Embedder,
+    FittedTagger,
     Grounder,
     LocatedCase,
     Question,
@@ -43,12 +44,12 @@ def open_writer(
 ) -> Writer:
     """A writer with a fresh adapter, or with the one stored in `adapter` and its own settings.
 
-    Raises InputError for a missing path and for what is no checkpoint.
+    Raises InputError for what is no checkpoint.
     """
     from groundling.models.checkpoints import read_known_names
     from groundling.models.local import LocalWriter
 
-    checkpoint = _checkpoint(config.backend, config.path, "writer")
+    checkpoint = _checkpoint(config.path, "writer")
     chat = _chat(config, checkpoint, LocalWriter.QUESTION, lora, seed, adapter)
     return LocalWriter(chat, read_known_names(Path(checkpoint) / "known_names.json"))
 
@@ -56,13 +57,13 @@ def open_writer(
 def open_grounder(config: GrounderConfig, tuned: Path | None = None) -> Grounder:
     """A grounder by name, as published, or as `Grounder.save` left it in `tuned`.
 
-    Raises InputError for a missing path and for what is no checkpoint.
+    Raises InputError for what is no checkpoint.
     """
     if config.backend == "tiny":
         from groundling.models.tiny import TinyGrounder
 
-        return TinyGrounder.load(tuned or Path(_checkpoint("tiny", config.path, "grounder")))
-    checkpoint = _checkpoint(config.backend, config.path, "grounder")
+        return TinyGrounder.load(tuned or Path(_checkpoint(config.path, "grounder")))
+    checkpoint = _checkpoint(config.path, "grounder")
     if config.backend == "vlm":
         from groundling.models.vlm import VlmGrounder
 
@@ -87,7 +88,7 @@ def open_grounder(config: GrounderConfig, tuned: Path | None = None) -> Grounder
         return DinoGrounder.load(tuned or checkpoint, compute, max_pixels=config.max_pixels)
     from groundling.models.detectors import FlorenceGrounder
 
-    return FlorenceGrounder.load(checkpoint, compute)
+    return FlorenceGrounder.load(checkpoint, compute, beams=config.beams)
 
 
 def open_sampler(config: IsrConfig) -> Sampler:
@@ -104,7 +105,7 @@ def open_sampler(config: IsrConfig) -> Sampler:
     from groundling.models.vllm_sampler import VllmSampler
 
     return VllmSampler.load(
-        _checkpoint(writer.backend, writer.path, "writer"),
+        _checkpoint(writer.path, "writer"),
         rank=config.lora.rank,
         dtype=writer.dtype,
         max_pixels=writer.max_pixels,
@@ -118,9 +119,19 @@ def open_direct(
     """A multimodal model that is asked for boxes directly (prompt A.3). Raises InputError."""
     from groundling.models.vlm import VlmDirectGrounder
 
-    checkpoint = _checkpoint(config.backend, config.path, "writer")
+    checkpoint = _checkpoint(config.path, "writer")
     question = VlmDirectGrounder.QUESTION
     return VlmDirectGrounder(_chat(config, checkpoint, question, lora, seed, adapter))
+
+
+@overload
+def open_tagger(config: TaggerConfig, scheme: Scheme, folder: Path) -> FittedTagger: ...
+
+
+@overload
+def open_tagger(
+    config: TaggerConfig, scheme: Scheme, *, seed: int = 0, posts: Sequence[Post] = ()
+) -> TrainableTagger: ...
 
 
 def open_tagger(
@@ -130,12 +141,18 @@ def open_tagger(
     *,
     seed: int = 0,
     posts: Sequence[Post] = (),
-) -> TrainableTagger:
+) -> FittedTagger:
     """A tagger by name, as its `save` left it in `folder`, or else a fresh one.
 
     `seed` and `posts`, whose words and characters it gets to know, are for a fresh one. Raises
     InputError for what cannot be opened.
     """
+    if config.uncertainty.kind == "ensemble" and folder is not None:
+        from groundling.models.taggers.ensemble import EnsembleTagger
+
+        return EnsembleTagger.load(
+            folder, scheme, config, lambda member: open_tagger(config.single, scheme, member)
+        )
     device = _device(config.device)
     if config.backend == "bilstm":
         from groundling.models.taggers.bilstm import BilstmTagger
@@ -143,6 +160,19 @@ def open_tagger(
         if folder is not None:
             return BilstmTagger.load(folder, scheme, config, device)
         return BilstmTagger.fresh(scheme, config, device, seed, posts)
+    if config.backend == "spacy":
+        from groundling.models.taggers.spacy_pipeline import SpacyTagger
+
+        return SpacyTagger.open(scheme, config, folder)
+    if config.backend == "generative":
+        from groundling.models.taggers.generative import GenerativeTagger
+
+        if folder is not None:
+            return GenerativeTagger.load(folder, scheme, config, device)
+        if config.path is None:
+            raise InputError("tagger.path: missing; wanted the folder or hub name of a BART or T5")
+        weights = _checkpoint(config.path, "tagger")
+        return GenerativeTagger.fresh(weights, scheme, config, device, seed)
     from groundling.models.taggers.encoder import EncoderTagger
 
     if folder is not None:
@@ -150,11 +180,19 @@ def open_tagger(
     from groundling.models.embeddings import packaged_minilm
 
     named = config.path
-    checkpoint = packaged_minilm() if named is None else _checkpoint("encoder", named, "encoder")
+    checkpoint = packaged_minilm() if named is None else _checkpoint(named, "encoder")
     return EncoderTagger.fresh(checkpoint, scheme, config, device, seed, posts)
 
 
-def open_embedders(settings: InContextConfig) -> tuple[Embedder, Embedder]:
+def open_ensemble(config: TaggerConfig, scheme: Scheme, folders: Sequence[Path]) -> FittedTagger:
+    """Taggers that were fitted one by one as one, not calibrated yet. Raises InputError."""
+    from groundling.models.taggers.ensemble import EnsembleTagger, member
+
+    opened = [open_tagger(config.single, scheme, folder) for folder in folders]
+    return EnsembleTagger(list(map(member, opened)), scheme, config)
+
+
+def open_embedders(settings: ExampleChoice) -> tuple[Embedder, Embedder]:
     """What makes vectors of texts, and of pictures. Raises InputError for what is no encoder."""
     from groundling.models.embeddings import open_picture_embedder, open_text_embedder
 
@@ -207,13 +245,9 @@ def _chat(
     )
 
 
-def _checkpoint(backend: str, path: str | None, kind: str) -> str:
-    """The folder or hub name that a configuration means."""
+def _checkpoint(path: str | None, kind: str) -> str:
+    """The folder or hub name that a configuration means; without one, what ships as `kind`."""
     if path is None:
-        if backend != "tiny":
-            raise InputError(
-                f"{kind} {backend} needs a path: the folder or hub name of its weights"
-            )
         return str(packaged(kind))
     if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise InputError(f"{path}: no {kind} here; wanted a folder with config.json, or a hub name")

@@ -53,6 +53,8 @@ def find_changes(
         if stage.peak <= room:
             return made, True
         for key, value in _options(config, stage.name, outlines(config), devices):
+            if not _acts(config, key):
+                continue
             tried = changed(config, key, value)
             then = next(one for one in replan(tried) if one.name == stage.name)
             if then.peak < stage.peak:
@@ -62,6 +64,12 @@ def find_changes(
         else:
             return made, False
     return made, False
+
+
+def _acts(config: IsrConfig, key: str) -> bool:
+    """Whether a key is one that the configured grounder, or the writer, acts on."""
+    owner, _, name = key.partition(".")
+    return owner != "grounder" or name in config.grounder.acting
 
 
 def _options(

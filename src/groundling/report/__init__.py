@@ -5,6 +5,7 @@
     tables    the rows of the page's tables
     gallery   test pictures before and after
     panel     a chart as SVG; line_chart and bar_chart draw them
+    routing_chart   F1 against the share of mentions asked about (ReFineG)
     page      all of it on one page
 
 The page needs nothing from outside: styles, charts and pictures are in the file. Everything but

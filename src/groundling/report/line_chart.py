@@ -1,4 +1,4 @@
-"""Lines over the rounds, with interval bands."""
+"""Lines over named places, with interval bands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from groundling.report.panel import LETTER, RIGHT, Panel, line, rect, text
+from groundling.report.panel import HEIGHT, LETTER, RIGHT, Panel, line, rect, text
 
 _LEFT, _TOP, _BOTTOM = 30, 62, 212
 _INSET = 34
@@ -31,7 +31,8 @@ class Series:
 class LineChart:
     """Lines over named x places, y in percent between `low` and `high`.
 
-    `mark` is the index of the x place to point out, with `mark_label`; `floor` a level to draw.
+    `mark` is the index of the x place to point out, with `mark_label`; `floor` a level to draw;
+    `across` says what the places are.
     """
 
     title: str
@@ -42,6 +43,7 @@ class LineChart:
     mark: int | None = None
     mark_label: str = "selected"
     floor: tuple[float, str] | None = None
+    across: str = ""
 
 
 def common_range(
@@ -77,7 +79,10 @@ def draw_lines(chart: LineChart) -> Panel:
         parts += _curve(chart, series)
     parts += _told(chart)
     parts += _legend([(series.label, series) for series in chart.series])
-    return Panel(Markup("").join(parts), _line_words(chart))
+    if not chart.across:
+        return Panel(Markup("").join(parts), _line_words(chart))
+    parts.append(text((_LEFT + RIGHT) / 2, _BOTTOM + 35, chart.across, "note middle"))
+    return Panel(Markup("").join(parts), _line_words(chart), HEIGHT + 12)
 
 
 def _grid(chart: LineChart) -> list[Markup]:

@@ -14,7 +14,7 @@ from groundling.atomic import write_bytes
 from groundling.report.bar_chart import StackedBars, draw_bars
 from groundling.report.gallery import gallery
 from groundling.report.line_chart import LineChart, Series, common_range, draw_lines
-from groundling.report.panel import Panel, sheet
+from groundling.report.panel import Panel, sheet, styles
 from groundling.report.record import RunRecord, read_record, stage_label
 from groundling.report.tables import (
     ACTS,
@@ -62,7 +62,7 @@ def write_page(record: RunRecord, verdict: Verdict) -> Path:
         "rewards": reward_panels(record),
         "meanings": meaning_panels(record),
     }
-    css = _source(pages, "chart.css")
+    css = styles()
     for name, panels in drawn.items():
         if panels:
             write_bytes(record.path / f"figures/{name}.svg", sheet(panels, css).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 from markupsafe import Markup
 
@@ -32,6 +33,11 @@ class Panel:
         return Markup(
             '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
         ).format(WIDTH, self.height, self.words, self.body)
+
+
+def styles() -> str:
+    """The style sheet of charts, for a sheet of panels."""
+    return files("groundling").joinpath("templates/chart.css").read_text(encoding="utf-8")
 
 
 def sheet(panels: Sequence[Panel], css: str, columns: int = 3) -> str:

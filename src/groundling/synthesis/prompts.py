@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from groundling.prompts import Message
+from groundling.prompts import Message, type_lines
 from groundling.records import Entity, Post, Scheme
+from groundling.replies import json_value
+
+Tokenise = Callable[[str], tuple[str, ...]]
+"""How a text becomes tokens."""
 
 Kind = Literal["same entities", "new entities", "no entities"]
 """What the sentences of a question are to hold."""
@@ -57,7 +60,6 @@ KINDS: dict[Kind, str] = {
 """What a question's sentences are to hold."""
 
 _TOKEN = re.compile(r"[@#]?\w+(?:[-']\w+)*|[^\w\s]")
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def kinds_for(post: Post) -> tuple[Kind, ...]:
 def profile_messages(posts: Sequence[Post], scheme: Scheme) -> list[Message]:
     """PROFILE over some posts, as one user turn."""
     examples = "\n".join(f"- {marked(post)}" for post in posts)
-    return _turn(PROFILE.format(types=_types(scheme), examples=examples))
+    return _turn(PROFILE.format(types=type_lines(scheme), examples=examples))
 
 
 def sentence_messages(
@@ -86,7 +88,7 @@ def sentence_messages(
     return _turn(
         SENTENCES.format(
             profile=profile,
-            types=_types(scheme),
+            types=type_lines(scheme),
             post=marked(post),
             count=count,
             low=low,
@@ -116,11 +118,7 @@ def read_sentences(answer: str) -> tuple[Sentence, ...]:
 
     What a single sentence gets wrong is `screen`'s to find.
     """
-    fenced = _FENCE.fullmatch(answer.strip())
-    try:
-        value = json.loads(fenced.group(1) if fenced else answer)
-    except (ValueError, RecursionError) as fault:
-        raise ValueError("not one JSON object") from fault
+    value = json_value(answer)
     rows = value.get("sentences") if isinstance(value, dict) else None
     if not isinstance(rows, list) or not rows:
         raise ValueError('wanted a JSON object with a list "sentences"')
@@ -150,17 +148,19 @@ def tokenised(text: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(text))
 
 
-def to_post(sentence: Sentence, post_id: str, scheme: Scheme) -> Post:
+def to_post(
+    sentence: Sentence, post_id: str, scheme: Scheme, tokenise: Tokenise = tokenised
+) -> Post:
     """The sentence with its names marked wherever they stand, longer names first.
 
     Raises ValueError with the reason where a name does not occur, is empty, has no known type or
     two types, or would overlap another one.
     """
-    tokens = tokenised(sentence.text)
+    tokens = tokenise(sentence.text)
     taken: dict[int, tuple[str, ...]] = {}
     entities: list[Entity] = []
     for name, kind in sorted(dict.fromkeys(sentence.entities), key=lambda one: -len(one[0])):
-        words = tokenised(name)
+        words = tokenise(name)
         if kind not in scheme.types:
             raise ValueError("an unknown type")
         places = [
@@ -175,10 +175,6 @@ def to_post(sentence: Sentence, post_id: str, scheme: Scheme) -> Post:
             taken |= {start + i: words for i in range(len(words))}
             entities.append(Entity(" ".join(words), kind, start, start + len(words)))
     return Post(post_id, tokens, tuple(sorted(entities, key=lambda one: one.start)))
-
-
-def _types(scheme: Scheme) -> str:
-    return "\n".join(f"- {kind}: {scheme.descriptions.get(kind, kind)}" for kind in scheme.types)
 
 
 def _turn(text: str) -> list[Message]:

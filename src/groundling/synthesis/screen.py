@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from groundling.records import Post, Scheme
-from groundling.synthesis.prompts import Kind, Sentence, to_post, tokenised
+from groundling.synthesis.prompts import Kind, Sentence, Tokenise, to_post, tokenised
 from groundling.synthesis.style import Style
 
 Shingles = frozenset[tuple[str, ...]]
@@ -20,8 +20,8 @@ class Limits:
     """What is asked of a sentence.
 
     low, high: words. alike: largest Jaccard similarity of word trigrams to any sentence that
-    stays, and to any seed. per_name: most sentences that hold one name, those that keep a seed's
-    entities aside. at_least: see `Style.conflict`.
+    stays, and to any seed. per_name: most sentences that hold one name which their seed does not.
+    at_least: see `Style.conflict`.
     """
 
     low: int = 5
@@ -81,7 +81,8 @@ class _Texts:
 class Screen:
     """Takes sentences one by one; remembers those that stay.
 
-    Nothing stays that has the text of a post in `held_out`, or is too much like one.
+    `tokenise` makes tokens of their texts as those of the seeds are made. Nothing stays that has
+    the text of a post in `held_out`, or is too much like one.
     """
 
     scheme: Scheme
@@ -89,32 +90,37 @@ class Screen:
     limits: Limits
     seeds: Sequence[Post]
     check_style: bool = True
+    tokenise: Tokenise = tokenised
     held_out: Sequence[Post] = ()
-    _names: Counter[str] = field(default_factory=Counter)
+    _used: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._texts = _Texts(self.seeds)
         self._held_out = _Texts(self.held_out)
+        self._own = {post.id: names_of(post) for post in self.seeds}
 
     def take(self, offer: Offer) -> Post | str:
         """The sentence as a post with its entities, or why it does not stay."""
         try:
-            post = to_post(offer.sentence, offer.id, self.scheme)
+            post = to_post(offer.sentence, offer.id, self.scheme, self.tokenise)
         except ValueError as fault:
             return str(fault)
-        return self.admit(post, offer.kind)
+        return self.admit(post, offer.kind, self._own.get(offer.seed, set()))
 
-    def admit(self, post: Post, kind: Kind) -> Post | str:
-        """A sentence that is a post already, or why it does not stay."""
-        reason = self._fault(post, kind)
+    def admit(self, post: Post, kind: Kind, own: Collection[str]) -> Post | str:
+        """A sentence that is a post already, or why it does not stay.
+
+        `own` are the names, letter case folded, of what it was written near: no limit is on them.
+        """
+        new_names = names_of(post).difference(own)
+        reason = self._fault(post, kind, new_names)
         if reason is not None:
             return reason
         self._texts.add(post)
-        if kind != "same entities":
-            self._names.update({entity.name.casefold() for entity in post.entities})
+        self._used.update(new_names)
         return post
 
-    def _fault(self, post: Post, kind: Kind) -> str | None:
+    def _fault(self, post: Post, kind: Kind, new_names: set[str]) -> str | None:
         limits, words = self.limits, [token for token in post.tokens if token[0].isalnum()]
         if post in self._held_out:
             return "a text that is held out"
@@ -128,9 +134,14 @@ class Screen:
             return "a text that is there already"
         if self._texts.alike(post) > limits.alike:
             return "too much like another text"
-        if any(self._names[entity.name.casefold()] >= limits.per_name for entity in post.entities):
+        if any(self._used[name] >= limits.per_name for name in new_names):
             return "a name that is there often enough"
         return self.style.conflict(post, limits.at_least) if self.check_style else None
+
+
+def names_of(post: Post) -> set[str]:
+    """The names of its entities, letter case folded."""
+    return {entity.name.casefold() for entity in post.entities}
 
 
 def mixed(seeds: Sequence[Post], synthetic: Sequence[Post], ratio: float, seed: int) -> list[Post]:

@@ -71,6 +71,15 @@ CLAUSES: dict[EntityType, tuple[str, ...]] = {
         "still dreaming of the {}",
     ),
 }
+VAGUE = (
+    "all about {}",
+    "{} again",
+    "thinking of {}",
+    "nobody expected {}",
+    "let me tell you about {}",
+    "once more {}",
+)
+"""Clauses that fit any name: they tell nothing about its type."""
 _OPENERS = ("", "RT :", "Wow !", "Today :", "What a day .", "Finally !", "Good morning .")
 _CLOSERS = ("", "!", "# weekend", "# nofilter", ". See you soon", ". More tomorrow")
 
@@ -84,11 +93,16 @@ class WorldPost:
 
 
 def draw_post(
-    post_id: str, scene: Scene, rng: np.random.Generator, mention_share: float = 0.4
+    post_id: str,
+    scene: Scene,
+    rng: np.random.Generator,
+    mention_share: float = 0.4,
+    vague: float = 0.0,
 ) -> WorldPost:
     """A post about a scene: some of what stands there is mentioned, and some that does not.
 
-    `mention_share` is the chance that a name in the picture is in the text too.
+    `mention_share` is the chance that a name in the picture is in the text too, `vague` the chance
+    that the clause around a name fits names of any type.
     """
     names = _mentions(scene, rng, mention_share)
     tokens: list[str] = _pick(rng, _OPENERS).split()
@@ -97,7 +111,8 @@ def draw_post(
         entity_type = who.NAMES[name][0]
         if position:
             tokens += _pick(rng, (",", "and", ".")).split()
-        for word in _pick(rng, CLAUSES[entity_type]).split():
+        open_to_all = vague > 0 and rng.random() < vague
+        for word in _pick(rng, VAGUE if open_to_all else CLAUSES[entity_type]).split():
             if word != "{}":
                 tokens.append(word)
                 continue
@@ -134,14 +149,18 @@ def _pick(rng: np.random.Generator, options: list[str] | tuple[str, ...]) -> str
     return options[int(rng.integers(len(options)))]
 
 
-def draw_posts(split: str, queries: int, seed: int) -> list[WorldPost]:
-    """Posts of a split until they hold at least `queries` entities; the last one is trimmed."""
+def draw_posts(split: str, queries: int, seed: int, vague: float = 0.0) -> list[WorldPost]:
+    """Posts of a split until they hold at least `queries` entities; the last one is trimmed.
+
+    `vague`: see `draw_post`.
+    """
     pool = POOL_OF_SPLIT[split]
     rng = np.random.default_rng([seed, list(POOL_OF_SPLIT).index(split)])
     posts: list[WorldPost] = []
     total = 0
     while total < queries:
-        drawn = draw_post(f"{split}_{len(posts):05d}", draw_scene(rng, pool), rng)
+        scene = draw_scene(rng, pool)
+        drawn = draw_post(f"{split}_{len(posts):05d}", scene, rng, vague=vague)
         room = queries - total
         if len(drawn.post.entities) > room:
             kept = drawn.post.entities[:room]
@@ -153,16 +172,17 @@ def draw_posts(split: str, queries: int, seed: int) -> list[WorldPost]:
     return posts
 
 
-def write_world(folder: Path, queries: Mapping[str, int], seed: int) -> None:
+def write_world(folder: Path, queries: Mapping[str, int], seed: int, vague: float = 0.0) -> None:
     """Write a data set with the given number of queries per split (train, dev, test).
 
-    Everything but the identities depends on `seed`. The folder must exist and be empty.
+    Everything but the identities depends on `seed`. The folder must exist and be empty. `vague`:
+    see `draw_post`.
     """
     images = folder / "images"
     images.mkdir()
     with (folder / "scenes.jsonl").open("w", encoding="utf-8") as sidecar:
         for split, count in queries.items():
-            posts = draw_posts(split, count, seed)
+            posts = draw_posts(split, count, seed, vague)
             for drawn in posts:
                 picture = render(drawn.scene)
                 picture.save(images / f"{drawn.post.id}.jpg", quality=JPEG_QUALITY, subsampling=0)

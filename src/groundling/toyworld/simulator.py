@@ -28,7 +28,7 @@ from PIL import Image
 from groundling.records import TWITTER, Box
 from groundling.toyworld import identities as who
 from groundling.toyworld.likeness import find_alike
-from groundling.toyworld.posts import CLAUSES
+from groundling.toyworld.posts import CLAUSES, VAGUE
 
 TEMPLATES = {
     "PER": ("nobody laughs like {}", "we waited an hour for {}", "{} waved at the crowd"),
@@ -52,7 +52,7 @@ class Annotator:
         self._skill, self._seed = skill, seed
 
     def answer(self, text: str, pictures: list[Image.Image]) -> str:
-        """The answer to a question of the ReFineG flow. Raises ValueError for any other."""
+        """The answer to a question of ReFineG's or PGIM's flow. Raises ValueError for others."""
         if "Describe in at most 150 words" in text:
             return (
                 "Short cheerful posts about people, places, brands and things. Names are written "
@@ -64,6 +64,8 @@ class Annotator:
             return self._sentences(text)
         if "Marked part:" in text:
             return self._refinement(text)
+        if "The post to explain" in text:
+            return self._explanation(text)
         return self._box(text, pictures)
 
     def _draws(self, *about: object) -> np.random.Generator:
@@ -89,7 +91,9 @@ class Annotator:
 
     def _sentence(self, held: list[tuple[str, str]], rng: np.random.Generator) -> dict[str, Any]:
         """Clauses about the names; with probability 1 − skill a name is labelled wrongly."""
-        clauses = [str(rng.choice(TEMPLATES[kind] + CLAUSES[kind])).format(n) for n, kind in held]
+        clauses = [
+            str(rng.choice(TEMPLATES[kind] + CLAUSES[kind] + VAGUE)).format(n) for n, kind in held
+        ]
         words = " and ".join(clauses) or "nothing happened here today at all"
         close = str(rng.choice(["again and again", "as ever", "this week", "once more"]))
         marked = [
@@ -111,6 +115,20 @@ class Annotator:
             truth = _mistake(truth, name, kind, rng)
         told = {"reasoning": "As I know these names.", "entity": None, "type": None}
         return json.dumps(told | ({} if truth is None else {"entity": truth[0], "type": truth[1]}))
+
+    # ------------------------------------------------------------------------------ knowledge
+
+    def _explanation(self, text: str) -> str:
+        """The post's names by the world's own list; an error misses one, or gives another type."""
+        post = _last(_POST, text)
+        rng = self._draws("knowledge", post)
+        told = []
+        for name, kind in _known_names(post):
+            if rng.random() < self._skill:
+                told.append({"name": name, "type": kind})
+            elif rng.random() < 0.5:
+                told.append({"name": name, "type": _another(kind, rng)})
+        return json.dumps({"reasoning": "As I know these names.", "entities": told})
 
     # ------------------------------------------------------------------------------ grounding
 
@@ -137,13 +155,19 @@ _ENTITY = re.compile(r"^Entity: (.*)$", re.M)
 _SOLVED = re.compile(r"^Answer: (.*)$", re.M)
 
 
+def _known_names(post: str) -> list[tuple[str, str]]:
+    """The world's names that a post holds, with their types; the longest first."""
+    return [
+        (name, kind)
+        for name, (kind, _) in sorted(who.NAMES.items(), key=lambda row: -len(row[0]))
+        if re.search(rf"(?<!\S){re.escape(name)}(?!\S)", post)
+    ]
+
+
 def _true_name(marked: str, post: str) -> tuple[str, str] | None:
     """The known name of the post that shares a word with what is marked; None for none."""
     words = set(marked.split())
-    for name, (kind, _) in sorted(who.NAMES.items(), key=lambda row: -len(row[0])):
-        if words & set(name.split()) and re.search(rf"(?<!\S){re.escape(name)}(?!\S)", post):
-            return name, kind
-    return None
+    return next((row for row in _known_names(post) if words & set(row[0].split())), None)
 
 
 def _mistake(

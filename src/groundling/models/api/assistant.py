@@ -87,7 +87,7 @@ class _Talk(Generic[T]):
         """Go on with the last answer and what is wrong with it; False where there was none."""
         if self._unread is None:
             return False
-        text, reason = self._unread
+        (text, reason), self._unread = self._unread, None
         self.since += [_turn("assistant", text), _turn("user", MEND.format(reason=reason))]
         return True
 

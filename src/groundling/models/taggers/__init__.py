@@ -1,5 +1,6 @@
 """Taggers: models that find mentions in texts, a kind a module.
 
-`labels`, `crf` and `posterior` are arithmetic that all of them share; `sequence` is what taggers
-that score labels word by word have in common, `saved` how they lie on disk.
+`labels` is shared by all of them and `saved` is how they lie on disk; `sequence`, with `crf` and
+`posterior`, is what taggers that score labels word by word have in common. `generative` writes
+mentions by pointers, `spacy_pipeline` takes what others have trained.
 """

@@ -20,8 +20,10 @@ from groundling.errors import InputError
 from groundling.models.taggers.characters import Characters, alphabet_of
 from groundling.models.taggers.crf import Transitions
 from groundling.models.taggers.labels import Labels
+from groundling.models.taggers.pictures import Pictures, Seen, open_pictures
 from groundling.models.taggers.saved import fill_weights, read_facts
 from groundling.models.taggers.sequence import SequenceTagger, WordScorer
+from groundling.models.taggers.sight import sight_of
 from groundling.models.taggers.words import PAD, UNKNOWN, Vocabulary, read_vectors
 from groundling.records import Post, Scheme
 
@@ -30,15 +32,19 @@ VOCABULARY = "vocabulary.json"
 
 @dataclass(frozen=True, slots=True)
 class BilstmInputs:
-    """`words` (B, T), `characters` (B, T, C), `lengths` in words (B), on the CPU."""
+    """`words` (B, T), `characters` (B, T, C), `lengths` in words (B), on the CPU; and pictures."""
 
     words: Tensor
     characters: Tensor
     lengths: Tensor
+    seen: Seen | None
 
 
 class BilstmNet(WordScorer[BilstmInputs]):
-    """Word vectors beside characters, a BiLSTM, projection; dropout before and after the LSTM."""
+    """Word vectors beside characters, a BiLSTM, what is seen, projection.
+
+    Dropout before and after the LSTM.
+    """
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class BilstmNet(WordScorer[BilstmInputs]):
         config: TaggerConfig,
         vocabulary: Vocabulary,
         alphabet: Sequence[str],
+        pictures: Pictures | None = None,
     ) -> None:
         super().__init__()
         self.unknown_share = config.word_dropout
@@ -58,7 +65,10 @@ class BilstmNet(WordScorer[BilstmInputs]):
             bidirectional=True,
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.projection = nn.Linear(2 * config.hidden_size, len(labels))
+        width = 2 * config.hidden_size
+        self.sight = sight_of(config.vision, width, pictures)
+        width += 0 if self.sight is None else self.sight.width
+        self.projection = nn.Linear(width, len(labels))
         self.transitions = Transitions(labels, learned=config.head == "crf")
 
     def forward(self, inputs: BilstmInputs) -> Tensor:
@@ -72,6 +82,8 @@ class BilstmNet(WordScorer[BilstmInputs]):
             self.dropout(read), inputs.lengths, batch_first=True, enforce_sorted=False
         )
         states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        if self.sight is not None and inputs.seen is not None:
+            states = self.sight(states, inputs.seen)
         scores: Tensor = self.projection(self.dropout(states))
         return scores
 
@@ -82,9 +94,14 @@ class BilstmTagger(SequenceTagger[BilstmInputs]):
     net: BilstmNet
 
     def __init__(
-        self, net: BilstmNet, vocabulary: Vocabulary, scheme: Scheme, config: TaggerConfig
+        self,
+        net: BilstmNet,
+        vocabulary: Vocabulary,
+        scheme: Scheme,
+        config: TaggerConfig,
+        pictures: Pictures | None = None,
     ) -> None:
-        super().__init__(net, scheme, config)
+        super().__init__(net, scheme, config, pictures)
         self.vocabulary = vocabulary
 
     @classmethod
@@ -99,14 +116,15 @@ class BilstmTagger(SequenceTagger[BilstmInputs]):
             raise InputError("bilstm is trained from scratch: give it posts to take its words from")
         vocabulary = Vocabulary.of(post.tokens for post in posts)
         alphabet = alphabet_of(word for post in posts for word in post.tokens)
+        pictures = open_pictures(config.vision, device, posts=posts)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = BilstmNet(Labels(scheme.types), config, vocabulary, alphabet)
+            net = BilstmNet(Labels(scheme.types), config, vocabulary, alphabet, pictures)
         if config.vectors is not None:
             found = read_vectors(Path(config.vectors), vocabulary, config.word_size)
             with torch.no_grad():
                 net.embedding.weight[list(found)] = torch.tensor(list(found.values()))
-        return cls(net.to(device), vocabulary, scheme, config)
+        return cls(net.to(device), vocabulary, scheme, config, pictures)
 
     @classmethod
     def load(cls, folder: Path, scheme: Scheme, config: TaggerConfig, device: str) -> BilstmTagger:
@@ -117,9 +135,10 @@ class BilstmTagger(SequenceTagger[BilstmInputs]):
             vocabulary, alphabet = Vocabulary(told["words"]), told["alphabet"]
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise InputError(f"{folder / VOCABULARY}: no vocabulary ({fault})") from fault
-        net = BilstmNet(Labels(scheme.types), facts.config, vocabulary, alphabet)
+        pictures = open_pictures(facts.config.vision, device, folder=folder)
+        net = BilstmNet(Labels(scheme.types), facts.config, vocabulary, alphabet, pictures)
         fill_weights(folder, net)
-        tagger = cls(net.to(device), vocabulary, scheme, facts.config)
+        tagger = cls(net.to(device), vocabulary, scheme, facts.config, pictures)
         tagger.temperature = facts.temperature
         return tagger
 
@@ -141,4 +160,4 @@ class BilstmTagger(SequenceTagger[BilstmInputs]):
             numbers = [self.vocabulary.number(word) for word in post.tokens]
             words[row, : len(numbers)] = torch.tensor(numbers)
         characters = self.net.characters.numbers([post.tokens for post in posts], self.device)
-        return BilstmInputs(words.to(self.device), characters, lengths)
+        return BilstmInputs(words.to(self.device), characters, lengths, self.seen(posts))

@@ -8,6 +8,7 @@ first place, and one after it; BIO gives them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,16 @@ class Lattice:
     moves: Tensor
     ends: Tensor
     lengths: Tensor
+
+    def at(self, temperature: float) -> Lattice:
+        """The same lattice with every score divided by a temperature above 0."""
+        return Lattice(
+            self.emissions / temperature,
+            self.starts / temperature,
+            self.moves / temperature,
+            self.ends / temperature,
+            self.lengths,
+        )
 
 
 class Transitions(nn.Module):
@@ -53,16 +64,35 @@ class Transitions(nn.Module):
         for name, allowed in rules.items():
             self.register_buffer(name, torch.from_numpy(allowed), persistent=False)
 
-    def lattice(self, emissions: Tensor, lengths: Tensor, temperature: float = 1.0) -> Lattice:
-        """The lattice of a batch; the temperature divides every score that is not −inf."""
+    def lattice(self, emissions: Tensor, lengths: Tensor) -> Lattice:
+        """The lattice of a batch."""
         never = float("-inf")
         return Lattice(
-            emissions / temperature,
-            (self.starts / temperature).masked_fill(~self.may_start, never),
-            (self.moves / temperature).masked_fill(~self.may_follow, never),
-            self.ends / temperature,
+            emissions,
+            self.starts.masked_fill(~self.may_start, never),
+            self.moves.masked_fill(~self.may_follow, never),
+            self.ends,
             lengths,
         )
+
+
+def mean_lattice(lattices: Sequence[Lattice]) -> Lattice:
+    """The mean of the scores of several lattices of the same texts.
+
+    A path's score is then the mean of its scores, so the best path is the one of the largest
+    product of probabilities, that is, of the largest sum of their logarithms.
+    """
+
+    def mean(parts: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(parts)).mean(dim=0)
+
+    return Lattice(
+        mean(one.emissions for one in lattices),
+        mean(one.starts for one in lattices),
+        mean(one.moves for one in lattices),
+        mean(one.ends for one in lattices),
+        lattices[0].lengths,
+    )
 
 
 def forward_sums(lattice: Lattice) -> Tensor:

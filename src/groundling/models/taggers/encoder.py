@@ -19,9 +19,11 @@ from groundling.models.quiet import quiet_library
 from groundling.models.taggers.characters import Characters, alphabet_of
 from groundling.models.taggers.crf import Transitions
 from groundling.models.taggers.labels import Labels
+from groundling.models.taggers.pictures import Pictures, Seen, open_pictures
 from groundling.models.taggers.pieces import Pieces
 from groundling.models.taggers.saved import fill_weights, read_facts
 from groundling.models.taggers.sequence import SequenceTagger, WordScorer
+from groundling.models.taggers.sight import sight_of
 from groundling.models.taggers.words import WordDropout
 from groundling.records import Post, Scheme
 
@@ -33,7 +35,8 @@ class EncoderInputs:
     """W windows of at most P pieces, and where the words of B posts are in them.
 
     `ids`, `segments`, `mask` (W, P); `firsts` (B, T): each word's first piece as a place in the
-    windows laid end to end, 0 beyond a post's words; `characters` (B, T, C) where they are read.
+    windows laid end to end, 0 beyond a post's words; `characters` (B, T, C) where they are read,
+    and the posts' pictures where they are.
     """
 
     ids: Tensor
@@ -41,13 +44,19 @@ class EncoderInputs:
     mask: Tensor
     firsts: Tensor
     characters: Tensor | None
+    seen: Seen | None
 
 
 class EncoderNet(WordScorer[EncoderInputs]):
-    """Encoder, first pieces, characters beside them, dropout, projection."""
+    """Encoder, first pieces, characters and what is seen beside them, dropout, projection."""
 
     def __init__(
-        self, encoder: Any, labels: Labels, config: TaggerConfig, alphabet: Sequence[str]
+        self,
+        encoder: Any,
+        labels: Labels,
+        config: TaggerConfig,
+        alphabet: Sequence[str],
+        pictures: Pictures | None = None,
     ) -> None:
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
@@ -57,6 +66,9 @@ class EncoderNet(WordScorer[EncoderInputs]):
         width = int(encoder.config.hidden_size)
         if self.characters is not None:
             width += self.characters.width
+        self.sight = sight_of(config.vision, width, pictures)
+        if self.sight is not None:
+            width += self.sight.width
         self.dropout = nn.Dropout(config.dropout)
         self.word_dropout = WordDropout(config.word_dropout)
         self.projection = nn.Linear(width, len(labels))
@@ -71,6 +83,8 @@ class EncoderNet(WordScorer[EncoderInputs]):
         words = pieces.flatten(0, 1)[inputs.firsts]
         if self.characters is not None and inputs.characters is not None:
             words = torch.cat([words, self.characters(inputs.characters)], dim=-1)
+        if self.sight is not None and inputs.seen is not None:
+            words = self.sight(words, inputs.seen)
         scores: Tensor = self.projection(self.word_dropout(self.dropout(words)))
         return scores
 
@@ -80,8 +94,15 @@ class EncoderTagger(SequenceTagger[EncoderInputs]):
 
     net: EncoderNet
 
-    def __init__(self, net: EncoderNet, tokenizer: Any, scheme: Scheme, config: TaggerConfig):
-        super().__init__(net, scheme, config)
+    def __init__(
+        self,
+        net: EncoderNet,
+        tokenizer: Any,
+        scheme: Scheme,
+        config: TaggerConfig,
+        pictures: Pictures | None = None,
+    ) -> None:
+        super().__init__(net, scheme, config, pictures)
         self.pieces = Pieces(tokenizer, config.max_length, config.knowledge)
 
     @classmethod
@@ -115,10 +136,11 @@ class EncoderTagger(SequenceTagger[EncoderInputs]):
         """The same of an encoder in memory."""
         words = (word for post in posts for word in post.tokens)
         alphabet = alphabet_of(words) if config.characters else ()
+        pictures = open_pictures(config.vision, device, posts=posts)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = EncoderNet(encoder, Labels(scheme.types), config, alphabet)
-        return cls(net.to(device), tokenizer, scheme, config)
+            net = EncoderNet(encoder, Labels(scheme.types), config, alphabet, pictures)
+        return cls(net.to(device), tokenizer, scheme, config, pictures)
 
     @classmethod
     def load(cls, folder: Path, scheme: Scheme, config: TaggerConfig, device: str) -> EncoderTagger:
@@ -133,9 +155,10 @@ class EncoderTagger(SequenceTagger[EncoderInputs]):
         except (OSError, ValueError) as fault:
             reason = str(fault).partition("\n")[0]
             raise InputError(f"{folder}: its encoder cannot be opened: {reason}") from fault
-        net = EncoderNet(encoder, Labels(scheme.types), facts.config, alphabet)
+        pictures = open_pictures(facts.config.vision, device, folder=folder)
+        net = EncoderNet(encoder, Labels(scheme.types), facts.config, alphabet, pictures)
         fill_weights(folder, net)
-        tagger = cls(net.to(device), tokenizer, scheme, facts.config)
+        tagger = cls(net.to(device), tokenizer, scheme, facts.config, pictures)
         tagger.temperature = facts.temperature
         return tagger
 
@@ -179,6 +202,7 @@ class EncoderTagger(SequenceTagger[EncoderInputs]):
             characters=None
             if characters is None
             else characters.numbers([post.tokens for post in posts], self.device),
+            seen=self.seen(posts),
         )
 
 

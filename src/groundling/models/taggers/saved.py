@@ -1,4 +1,7 @@
-"""A tagger on disk: `tagger.json` says what it is, `model.safetensors` holds all its weights."""
+"""A tagger on disk: `tagger.json` says what it is, `model.safetensors` holds all its weights.
+
+A weight that a network has under several names is stored once, under the first of them.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,20 @@ class Facts:
 
 def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
     """Write both files; of several processes the leader does."""
-    weights = {name: team.whole(tensor.detach()) for name, tensor in net.state_dict().items()}
+    repeated = _repeated(net)
+    weights = {
+        name: team.whole(tensor.detach())
+        for name, tensor in net.state_dict().items()
+        if name not in repeated
+    }
     if not team.leads():
         return
+    write_facts(folder, facts)
+    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Write `tagger.json`: all that there is of a tagger without weights of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     told = {
         "scheme": facts.scheme,
@@ -42,7 +56,6 @@ def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
         "config": facts.config.model_dump(mode="json"),
     }
     (folder / FACTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
 
 
 def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
@@ -66,14 +79,30 @@ def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
             f"{folder}: it finds {', '.join(facts.types)}; scheme {scheme.name} has "
             f"{', '.join(scheme.types)}"
         )
-    here = {"device": wanted.device, "batch_size": wanted.batch_size}
+    kinds = (stored.uncertainty.kind, wanted.uncertainty.kind)
+    if "ensemble" in kinds and stored.uncertainty != wanted.uncertainty:
+        raise InputError(
+            f"{folder}: {stored.uncertainty.kind} of {stored.uncertainty.count}, not "
+            f"{wanted.uncertainty.kind} of {wanted.uncertainty.count}; fit it anew"
+        )
+    here = {name: getattr(wanted, name) for name in ("device", "batch_size", "uncertainty")}
     return Facts(facts.scheme, facts.types, stored.model_copy(update=here), facts.temperature)
 
 
 def fill_weights(folder: Path, net: nn.Module) -> None:
     """Load the stored weights. Raises InputError where they do not fit."""
     try:
-        net.load_state_dict(load_file(folder / WEIGHTS))
+        stored = load_file(folder / WEIGHTS)
+        wanted = net.state_dict().keys() - _repeated(net)
+        if stored.keys() != wanted:
+            raise RuntimeError(f"{len(stored.keys() ^ wanted)} names differ")
+        net.load_state_dict(stored, strict=False)
     except (OSError, RuntimeError, SafetensorError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(f"{folder / WEIGHTS}: not this tagger's weights ({reason})") from fault
+
+
+def _repeated(net: nn.Module) -> set[str]:
+    """Further names of weights that have one already."""
+    every = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in net.named_parameters()}
