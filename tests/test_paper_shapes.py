@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
+from unpacking import unpack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
@@ -127,8 +127,7 @@ def test_the_release_has_the_sizes_of_the_data_and_its_largest_picture_in_both_p
 @pytest.mark.slow
 @pytest.mark.skipif(not RELEASE.is_file(), reason="needs the release's annotations")
 def test_the_table_of_sizes_is_that_of_the_release(tmp_path: Path) -> None:
-    with tarfile.open(RELEASE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(RELEASE, tmp_path)
     found, _ = data.read_sizes(next(tmp_path.rglob("xml")))
     assert found == data.read_sizes(None)[0]
     unit = 28

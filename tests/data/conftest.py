@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from unpacking import unpack
 
 from groundling.cli.data import add_parser
 from groundling.errors import GroundlingError
@@ -91,8 +91,7 @@ def _unpacked(version: str, folder: Path) -> Path:
     archive = SHARED / f"twitter-gmner-{version}.tar.gz"
     if not archive.is_file():
         pytest.skip(f"{archive.name} is not in ../shared/data beside the checkout")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(archive, folder)
     return folder / f"twitter-gmner-{version}"
 
 

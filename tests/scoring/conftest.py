@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
+from unpacking import unpack
 
 from groundling.data.gmner import Split, read_gmner
 from groundling.records import Box, Entity, Post
@@ -24,8 +24,7 @@ def shared_file(name: str) -> Path:
 def gmner_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The released annotations, second version, unpacked."""
     folder = tmp_path_factory.mktemp("gmner")
-    with tarfile.open(shared_file("twitter-gmner-v2.tar.gz")) as archive:
-        archive.extractall(folder, filter="data")
+    unpack(shared_file("twitter-gmner-v2.tar.gz"), folder)
     return next(path.parent for path in folder.rglob("txt"))
 
 
