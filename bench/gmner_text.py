@@ -122,16 +122,20 @@ def page(outcomes: Sequence[Outcome], test: Sequence[Post], seeds: Sequence[int]
     """The lines of the page."""
     yield "# Taggers on Twitter-GMNER, nothing grounded"
     yield ""
+    numbers = " ".join(map(str, seeds))
     yield (
-        "Made by `python bench/gmner_text.py SOURCE KNOWLEDGE --page docs/results/gmner-text.md`; "
-        "no figure of ours on this page is typed."
+        f"Made by `python bench/gmner_text.py SOURCE KNOWLEDGE --seeds {numbers} --page "
+        "docs/results/gmner-text.md`; no figure of ours on this page is typed."
     )
     yield ""
+    whose = f"seed {numbers} alone"
+    if len(seeds) > 1:
+        whose = f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
     yield (
-        f"Test split of v2, {len(test)} posts, in percent; mean ± standard deviation of seeds "
-        f"{', '.join(map(str, seeds))}. MNER asks for words and type. GMNER asks for the picture "
-        "too, where every entity is said to be absent: what a tagger is worth without a grounder. "
-        "The epoch was chosen on dev; nothing was chosen on test."
+        f"Test split of v2, {len(test)} posts, in percent; {whose}. MNER asks for words and type. "
+        "GMNER asks for the picture too, where every entity is said to be absent: what a tagger is "
+        "worth without a grounder. The epoch was chosen on dev, nothing on test; learning rates "
+        "were not searched."
     )
     yield ""
     yield "| | MNER (`span`) | GMNER (`span`) | MNER (`riveg`) | GMNER (`riveg`) | MNER on dev |"
