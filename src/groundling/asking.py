@@ -21,7 +21,7 @@ from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
 from groundling.records import Failure
 
-I = TypeVar("I")  # noqa: E741
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 PASSING = ("api", "budget")
@@ -30,11 +30,11 @@ PASSING = ("api", "budget")
 
 def ask_all(
     assistant: Assistant,
-    items: Sequence[I],
-    question: Callable[[I], Question[T]],
+    items: Sequence[Item],
+    question: Callable[[Item], Question[T]],
     *,
     journal: Path,
-    key: Callable[[I], Sequence[object]],
+    key: Callable[[Item], Sequence[object]],
     encode: Callable[[T], object],
     decode: Callable[[Any], T],
     tries: int = 2,
