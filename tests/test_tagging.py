@@ -244,6 +244,8 @@ def test_what_cannot_be_read_is_told(data: Path, tmp_path: Path) -> None:
         run_tagging(recipe(data), tmp_path / "run", quiet=True)
     with pytest.raises(RunError, match="not fitted yet"):
         open_fitted(tmp_path / "run")
+    with pytest.raises(RunError, match="no such folder"):
+        open_fitted(tmp_path / "gone")
     with pytest.raises(ConfigError, match=r"tagger\.knowledge needs data\.knowledge"):
         load_config(TaggingConfig, None, {"data.source": "x", "tagger.knowledge": True})
 

@@ -21,6 +21,10 @@ def fitted_config(path: Path) -> TaggingConfig | RefinegConfig:
 
     Raises RunError where there is none.
     """
+    if not path.is_dir():
+        raise RunError(
+            f"{path}: no such folder; name a run of `groundling tagger fit` or `groundling refineg`"
+        )
     with suppress(RunError):
         return stored_config(path, TaggingConfig)
     with suppress(RunError):
