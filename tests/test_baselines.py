@@ -51,8 +51,10 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "ANSWER_CHUNK", 3)
 
 
-def answers(folder: Path, model: Any) -> list[PostPrediction]:
-    stage: Any = SimpleNamespace(name="evaluate", scratch=folder)
+def answers(folder: Path, model: Any, failed: list[int] | None = None) -> list[PostPrediction]:
+    """What is said of POSTS; `failed` takes the number of queries that the stage says failed."""
+    note = ([] if failed is None else failed).append
+    stage: Any = SimpleNamespace(name="evaluate", scratch=folder, failed=note)
     corpus = Corpus({"test": POSTS}, {})
     return baselines.answer(stage, model, corpus, "test", quiet=True)
 
@@ -72,7 +74,9 @@ def test_a_stopped_run_ends_in_the_same_answers(stop_after: int, tmp_path: Path)
 
 
 def test_what_fails_is_an_error_record(tmp_path: Path) -> None:
-    said = answers(tmp_path / "a", Fake(failing="1#1"))
+    failed: list[int] = []
+    said = answers(tmp_path / "a", Fake(failing="1#1"), failed)
+    assert failed == [1], "a post without a picture is not tried again"
     assert said[1] == PostPrediction("1", failure=Failure("torn", "image"))
     assert said[3] == PostPrediction("3", failure=NO_PICTURE)
     write_predictions(tmp_path / "p.jsonl", said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from PIL import Image
 
 from groundling.config_gmner import EndpointKeys, RefinegConfig
-from groundling.data.jsonl import write_posts
+from groundling.data.jsonl import read_predictions, write_posts
 from groundling.errors import DataError, GroundlingError, RunError
 from groundling.models.api.settings import EndpointConfig
 from groundling.records import CCKS, Entity, Post
 from groundling.refineg import run_refineg
 from groundling.settings import describe, load_config
+from groundling.stage import failures_by_stage
 
 
 def posts(*names: str, image: str | None = None) -> list[Post]:
@@ -123,6 +125,38 @@ def test_scores_count_the_types_of_the_scheme(data: Path) -> None:
     scores = run_refineg(config, data.parent / "run", quiet=True)["test"]["grounded"]
     assert scores["span"]["mner"]["right"] == 4
     assert scores["refineg"]["mner"]["right"] == 4
+
+
+def test_a_post_that_cannot_be_tagged_stays_a_failure_until_it_can(data: Path) -> None:
+    names, broken = ("Hood", "Kursk", "Moskva"), data / "p2.png"
+    for split in ("train", "dev", "test"):
+        rows = posts(*names, image=str(data / "p.png"))
+        if split == "test":
+            rows[2] = replace(rows[2], image=str(broken))
+        write_posts(data / f"{split}.jsonl", rows, CCKS)
+    broken.write_bytes((data / "p.png").read_bytes()[:30])
+    settings = {
+        "scheme": "ccks",
+        "data.gmner.source": str(data),
+        "synthesis": None,
+        "refinement": None,
+        "grounding.way": "none",
+        "tagger": {"backend": "bilstm", "vision": {"grid": 1, "width": 4, "heads": 1}},
+        "tuning": {"lr": 2e-2, "batch_size": 4, "epochs": 2},
+    }
+    config, out = load_config(RefinegConfig, None, settings), data.parent / "run"
+    told = run_refineg(config, out, quiet=True)
+    assert told["grounding"]["failed_posts"] == 1
+    for name in ("mentions/test", "mentions/refined", "predictions/test"):
+        *others, last = read_predictions(out / f"{name}.jsonl", CCKS)
+        assert not any(one.failure for one in others)
+        assert last.failure is not None, name
+        assert str(broken) in last.failure.reason
+    assert failures_by_stage(out) == {"ground": 1, "tag": 1}
+    broken.write_bytes((data / "p.png").read_bytes())
+    told = run_refineg(config, out, quiet=True, retry=True)
+    assert told["grounding"]["failed_posts"] == 0
+    assert failures_by_stage(out) == {}
 
 
 def test_help_knows_every_default() -> None:

@@ -18,7 +18,7 @@ from groundling.errors import RunError
 from groundling.provenance import drift, provenance
 from groundling.records import Expression, Failure
 from groundling.rundir import RunDir, read_events, stored_config
-from groundling.stage import Stage
+from groundling.stage import Stage, failures_by_stage
 
 CONFIG = IsrConfig(seed=3)
 
@@ -308,6 +308,34 @@ def test_a_stage_is_redone_when_what_it_builds_on_changed(tmp_path: Path) -> Non
         finish(run, "sft", "two")
         assert not run.stage("round-1", after=["sft"]).done
         assert not run.stage("round-1", after=["sft"], inputs={"prices": "7"}).done
+
+
+def test_a_stage_with_failures_is_run_again_where_that_is_wanted(tmp_path: Path) -> None:
+    def attempt(failures: int, retry: bool) -> bool:
+        """Whether the first stage was done already; it fails so often otherwise."""
+        with RunDir.open(tmp_path, CONFIG, retry=retry) as run:
+            draw = run.stage("draw")
+            done = draw.done
+            if not done:
+                with draw:
+                    draw.write_text("drawn.txt", f"{failures} failures")
+                    draw.failed(failures)
+            finish(run, "judge", after=("draw",))
+            return done
+
+    def begun() -> int:
+        return sum(one["kind"] == "started" for one in read_events(tmp_path))
+
+    assert not attempt(2, retry=False)
+    assert failures_by_stage(tmp_path) == {"draw": 2}
+    assert attempt(0, retry=False)
+    assert begun() == 2
+    assert not attempt(2, retry=True)
+    assert begun() == 3, "what builds on it is as it was"
+    assert not attempt(0, retry=True)
+    assert begun() == 5
+    assert failures_by_stage(tmp_path) == {}
+    assert attempt(0, retry=True)
 
 
 def test_scratch_of_other_inputs_is_not_continued(tmp_path: Path) -> None:

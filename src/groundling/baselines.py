@@ -38,16 +38,19 @@ ANSWER_CHUNK = 512
 """Queries a chunk of answering: what a kill can cost."""
 
 
-def run_direct(config: DirectConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def run_direct(
+    config: DirectConfig, out: Path, *, quiet: bool = False, retry: bool = False
+) -> dict[str, Any]:
     """Fine-tune and grade into the directory `out`, or go on where it was stopped.
 
-    Returns what `metrics.json` says: the stages `untuned` and `direct`, and the floors. Raises
-    RunError for a directory of another configuration and InputError where the model does not fit
-    its device.
+    With `retry`, posts are answered again where some failed. Returns what `metrics.json` says: the
+    stages `untuned` and `direct`, and the floors. Raises RunError for a directory of another
+    configuration and InputError where the model does not fit its device.
     """
     if config.check_memory:
         check_fits(config)
-    with RunDir.open(out, config, provenance(threads=compute_threads())) as run:
+    known = provenance(threads=compute_threads())
+    with RunDir.open(out, config, known, retry=retry) as run:
         corpus = gather(run, config)
         fine_tune(run, config, corpus, quiet)
         grade(run, config, corpus, "untuned", quiet)
@@ -128,6 +131,7 @@ def answer(
             decode=_prediction,
             progress=progress,
         )
+    stage.failed(sum(isinstance(one, Failure) for one in found))
     by_query = dict(zip((query.id for query in queries), found, strict=True))
     return [
         gathered(post, [by_query.get(query.id, NO_PICTURE) for query in post.queries()])

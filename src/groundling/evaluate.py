@@ -50,6 +50,7 @@ def evaluate(
             )
         posts = corpus.splits[split]
         said[split] = predictions_of(posts, queries, answers)
+        stage.failed(sum(isinstance(answer, Failure) for answer in answers))
         score = score_isr(posts, said[split]).to_json()
         scores[called] = score | {"verdicts": verdicts_of(corpus, cases, answers)}
     with stage.write_folder(f"predictions/{name}") as folder:

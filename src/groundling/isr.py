@@ -49,18 +49,20 @@ def run_isr(
     quiet: bool = False,
     base: Path | None = None,
     watch: Callable[[dict[str, Any]], None] | None = None,
+    retry: bool = False,
 ) -> dict[str, Any]:
     """Run Algorithm 1 into the directory `out`, or go on where it was stopped.
 
     `base` is a finished run whose common stages are taken over instead of being done again.
     `watch` is called with each event of the run as it happens, such as the start and the end of a
-    stage; what it raises stops the run, which can go on later.
+    stage; what it raises stops the run, which can go on later. With `retry`, stages are run again
+    within which something failed, and then those that build on what has changed.
     Returns what `metrics.json` says. Raises RunError for a directory of another configuration and
     InputError where the models do not fit their device.
     """
     if config.check_memory:
         check_fits(config)
-    with Workbench.open(config, out, quiet=quiet, watch=watch) as bench:
+    with Workbench.open(config, out, quiet=quiet, watch=watch, retry=retry) as bench:
         if base is not None:
             bench.adopt(base)
         bench.gather()  # posts, pictures, expert expressions; D_SFT and D_PL
@@ -152,6 +154,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         ]
         stage.write_parquet(f"rounds/{t}/expressions.parquet", drawn, DRAWN_SCHEMA)
         stage.write_json(f"rounds/{t}/failures.json", failures)
+        stage.failed(len(failures))
 
 
 def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
@@ -178,6 +181,7 @@ def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
                 meaning = bench.verdict(case, expression.text) if needed else None
                 judged.append(judged_row(case.query.id, k, outcome, found, meaning))
         stage.write_parquet(f"rounds/{t}/rewards.parquet", judged, JUDGED_SCHEMA)
+        stage.failed(sum(row.failure is not None for row in judged))
 
 
 def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
@@ -204,6 +208,7 @@ def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
     with stage:
         pairs, queries = reference(bench, t, stage.scratch, prompts, choices)
         stage.write_parquet(f"rounds/{t}/pairs.parquet", pair_rows(pairs, queries), PAIRS_SCHEMA)
+        stage.failed(sum(isinstance(one, Choice) for one in choices.values()) - len(pairs))
         judged = bench.judged(t)
         stage.write_json(f"rounds/{t}/metrics.json", summarise(prompts, judged, choices))
 

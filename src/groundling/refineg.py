@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,26 @@ Mentions = dict[str, list[Mention]]
 
 
 def run_refineg(
-    config: RefinegConfig, out: Path, *, until: str = "ground", quiet: bool = False
+    config: RefinegConfig,
+    out: Path,
+    *,
+    until: str = "ground",
+    quiet: bool = False,
+    retry: bool = False,
 ) -> dict[str, Any]:
     """Run the method into the directory `out`, or go on where it was stopped, up to a stage.
 
-    Returns what `metrics.json` says, or, before the end, what the last stage did. Raises RunError
-    for a directory of another configuration or other posts, and where more calls fail than are
-    tolerated: the same call then goes on.
+    Returns what `metrics.json` says, or, before the end, what the last stage did. With `retry`,
+    what failed in finished stages is asked for again, and what builds on it is done anew. Raises
+    RunError for a directory of another configuration or other posts, and where more calls fail than
+    are tolerated: the same call then goes on.
     """
     given = _given(config)
     known = provenance(threads=compute_threads())
     if given:
         known["data"] = {name: fingerprint(posts) for name, posts in given.items()}
     with (
-        RunDir.open(out, config, known) as run,
+        RunDir.open(out, config, known, retry=retry) as run,
         Assistants(config.endpoint, config.simulator, out / "answers", config.seed) as assistants,
     ):
         _check_endpoints(config, assistants)
@@ -77,6 +84,20 @@ def run_refineg(
             return work.told("refinement/summary.json")
         work.ground()  # grounding stage: boxes
         return work.conclude()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tagged:
+    """Posts, the mentions of those that could be tagged, and why the others could not."""
+
+    posts: Sequence[Post]
+    mentions: Mentions
+    failures: dict[str, Failure]
+
+    @property
+    def answered(self) -> list[Post]:
+        """The posts that have mentions, be it none."""
+        return [post for post in self.posts if post.id in self.mentions]
 
 
 class _Work:
@@ -134,6 +155,7 @@ class _Work:
             for name in ("synthetic.jsonl", "provenance.jsonl"):
                 stage.write_bytes(f"synth/{name}", (self.answers / "synthesis" / name).read_bytes())
             stage.write_json("synth/summary.json", done.to_json())
+            stage.failed(done.failed.total())
 
     def fit(self) -> None:
         """The tagger, on the labelled posts and what was made of them."""
@@ -156,6 +178,7 @@ class _Work:
             for split in splits:
                 posts = self.splits[split]
                 found = tag_split(tagger, posts, stage.scratch / split, split, self.quiet)
+                stage.failed(sum(isinstance(one, Failure) for one in found))
                 self._write(stage, f"mentions/{split}.jsonl", ungrounded(posts, found))
 
     def refine(self) -> None:
@@ -164,20 +187,22 @@ class _Work:
         if stage.done:
             return
         settings = self.config.refinement
-        test, mentions, failures = self._tagged("test", "mentions/test.jsonl")
+        test = self._tagged("test", "mentions/test.jsonl")
+        mentions = test.mentions
         with stage:
             told: dict[str, Any] = {"mentions": sum(map(len, mentions.values())), "asked": 0}
             if settings is not None:
                 assistant = self.assistants.open("refinement", settings.endpoint)
                 journal = self.answers / "refinement.journal"
                 refinery = Refinery(assistant, self.scheme, settings, journal)
-                dev, of_dev, _ = self._tagged("dev", "mentions/dev.jsonl")
+                dev = self._tagged("dev", "mentions/dev.jsonl")
                 with Progress("refinement", unit="mentions", quiet=self.quiet) as progress:
-                    found_on_dev = validate(refinery, dev, of_dev, progress)
+                    found_on_dev = validate(refinery, dev.answered, dev.mentions, progress)
                     self._refuse_losses("refine", found_on_dev.asked)
                     routing, curve = found_on_dev.routing, found_on_dev.curve
-                    mentions, asked = refine(refinery, test, mentions, routing, progress)
+                    mentions, asked = refine(refinery, test.answered, mentions, routing, progress)
                 self._refuse_losses("refine", asked)
+                stage.failed(sum(one.change == "failed" for one in (*found_on_dev.asked, *asked)))
                 told = summary(asked, told["mentions"]) | {
                     "threshold": routing.threshold,
                     "validation_f1": _percent(curve),
@@ -191,15 +216,15 @@ class _Work:
                     stage.write_bytes("refinement/curve.svg", drawn.encode())
                 stage.write_bytes("refinement/test.jsonl", record(asked))
             stage.write_json("refinement/summary.json", told)
-            found = [failures.get(post.id) or mentions[post.id] for post in test]
-            self._write(stage, "mentions/refined.jsonl", ungrounded(test, found))
+            found = [test.failures.get(post.id) or mentions[post.id] for post in test.posts]
+            self._write(stage, "mentions/refined.jsonl", ungrounded(test.posts, found))
 
     def ground(self) -> None:
         """The boxes of test's mentions."""
         stage = self.run.stage("ground", after=["data", "refine"])
         if stage.done:
             return
-        test, mentions, failures = self._tagged("test", "mentions/refined.jsonl")
+        test = self._tagged("test", "mentions/refined.jsonl")
         with stage:
             told = Told()
             config = self.config
@@ -208,11 +233,18 @@ class _Work:
             )
             grounding = ways.open()
             said = ground_posts(
-                test, mentions, failures, grounding, self.answers / "grounding", told, self.quiet
+                test.posts,
+                test.mentions,
+                test.failures,
+                grounding,
+                self.answers / "grounding",
+                told,
+                self.quiet,
             )
             failed = [one.failure for one in said if one.failure is not None]
             lost = Counter(one.stage for one in [*failed, *told.lost])
             self._refuse("ground", lost, len(said))
+            stage.failed(lost.total())
             self._write(stage, "predictions/test.jsonl", said)
             stage.write_json("grounding.json", told.to_json())
 
@@ -244,12 +276,10 @@ class _Work:
 
     # ------------------------------------------------------------------------------------ files
 
-    def _tagged(
-        self, split: SplitName, name: str
-    ) -> tuple[list[Post], Mentions, dict[str, Failure]]:
-        """The posts of a split with their mentions as stored, and those that failed."""
+    def _tagged(self, split: SplitName, name: str) -> _Tagged:
+        """The posts of a split with their mentions as stored."""
         said = {one.id: one for one in read_predictions(self.run.path / name, self.scheme)}
-        posts = list(self.splits[split])
+        posts = self.splits[split]
         failures = {p.id: f for p in posts if (f := said[p.id].failure) is not None}
         mentions = {
             post.id: [
@@ -259,7 +289,7 @@ class _Work:
             for post in posts
             if post.id not in failures
         }
-        return [post for post in posts if post.id not in failures], mentions, failures
+        return _Tagged(posts, mentions, failures)
 
     def _write(self, stage: Stage, name: str, said: Sequence[PostPrediction]) -> None:
         draft = stage.scratch / "draft.jsonl"

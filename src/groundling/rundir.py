@@ -43,9 +43,10 @@ class RunDir(SharedArtefacts):
     summary, a report); what a later stage builds on is written through its `Stage`.
     """
 
-    def __init__(self, path: Path, kind: type[Section]) -> None:
+    def __init__(self, path: Path, kind: type[Section], retry: bool = False) -> None:
         """Use `open`; `kind` is the class of the run's configuration."""
         self.path = path
+        self.retry = retry
         self._kind = kind
         self.drift: dict[str, tuple[object, object]] = {}
         """What differs from what is on record, as (then, now); also in the events."""
@@ -59,16 +60,22 @@ class RunDir(SharedArtefacts):
 
     @classmethod
     def open(
-        cls, path: str | Path, config: Section, provenance: Mapping[str, object] | None = None
+        cls,
+        path: str | Path,
+        config: Section,
+        provenance: Mapping[str, object] | None = None,
+        *,
+        retry: bool = False,
     ) -> RunDir:
         """Create the run directory at `path`, or continue it.
 
+        With `retry`, finished stages within which something failed count as not done.
         Raises RunError if another process writes it, if it holds something else than a run, or if
         it belongs to another configuration or other data (`provenance["data"]`).
         """
         us = team()  # all meet first: who waits for one that has failed before would wait for long
         us.barrier()  # and all have closed what they had opened here before
-        run = cls(Path(path), type(config))
+        run = cls(Path(path), type(config), retry)
         now = {"config": config.model_dump(mode="json"), "provenance": dict(provenance or {})}
         try:
             if us.leader:

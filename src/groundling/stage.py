@@ -6,6 +6,9 @@
 A stage is done iff its marker exists, the stages it builds on are unchanged, and every artefact
 it names has the named digest. The marker is written last, so a kill at any instant leaves either
 a finished stage or one that is run again; running it again replaces artefacts by equal ones.
+
+The marker also counts what failed within the stage (a call, a picture) and was recorded as such; a
+run that is opened with `retry` takes a stage with failures for one that is not done.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Run(Protocol):
     """What a stage asks of its run directory."""
 
     path: Path
+    retry: bool
+    """Whether stages within which something failed are to be run again."""
 
     def event(self, kind: str, stage: str | None = None, **payload: object) -> None:
         """Append one line to the run's events."""
@@ -49,6 +54,7 @@ class Stage(SharedArtefacts):
         self._root = run.path
         self._inputs = inputs
         self._artefacts: dict[str, dict[str, object]] = {}
+        self._failures = 0
         self._marker_path = marker_path(run.path, name)
         self.done = team().broadcast(leads() and self._check())
         if self.done:
@@ -68,6 +74,7 @@ class Stage(SharedArtefacts):
         team().barrier()
         self.done = False
         self._artefacts = {}
+        self._failures = 0
         self._run.event("started", self.name)
         return self
 
@@ -88,6 +95,10 @@ class Stage(SharedArtefacts):
         self.done = True
         self._run.event("finished", self.name)
 
+    def failed(self, count: int) -> None:
+        """Take note of `count` failures within the stage, which its artefacts record."""
+        self._failures += count
+
     def event(self, kind: str, **payload: object) -> None:
         """Append an event of this stage."""
         self._run.event(kind, self.name, **payload)
@@ -103,6 +114,8 @@ class Stage(SharedArtefacts):
             problem = "its inputs have changed"
         else:
             problem = _damage(self._root, marker["artefacts"])
+            if not problem and self._run.retry and "failures" in marker:
+                problem = f"what failed within it, {marker['failures']} in all, is tried again"
         if problem:
             self._run.event("undone", self.name, reason=problem)
         return not problem
@@ -116,7 +129,10 @@ class Stage(SharedArtefacts):
         self._marker_path.unlink(missing_ok=True)
 
     def _write_marker(self) -> None:
-        marker = {"inputs": self._inputs, "artefacts": dict(sorted(self._artefacts.items()))}
+        marker: dict[str, Any] = {"inputs": self._inputs}
+        if self._failures:
+            marker["failures"] = self._failures
+        marker["artefacts"] = dict(sorted(self._artefacts.items()))
         text = json.dumps(marker, ensure_ascii=False, indent=2) + "\n"
         atomic.write_bytes(self._marker_path, text.encode(), self._staging())
 
@@ -154,6 +170,16 @@ def read_marker(root: Path, stage: str) -> dict[str, Any] | None:
         return None
     readable = isinstance(marker, dict) and marker.keys() >= {"inputs", "artefacts"}
     return marker if readable else None
+
+
+def failures_by_stage(root: Path) -> dict[str, int]:
+    """How much failed within each finished stage of the run directory `root`, where any did."""
+    markers = {path.stem: read_marker(root, path.stem) for path in (root / FOLDER).glob("*.json")}
+    return {
+        name: marker["failures"]
+        for name, marker in sorted(markers.items())
+        if marker is not None and "failures" in marker
+    }
 
 
 def owner_of(root: Path, name: str) -> str | None:

@@ -59,19 +59,21 @@ RULES = ("span", "riveg")
 Splits = Mapping[str, tuple[Post, ...]]
 
 
-def run_tagging(config: TaggingConfig, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def run_tagging(
+    config: TaggingConfig, out: Path, *, quiet: bool = False, retry: bool = False
+) -> dict[str, Any]:
     """Fit, calibrate, tag and score into the directory `out`, or go on where it was stopped.
 
-    Returns what `metrics.json` says. Raises RunError for a directory of another configuration or of
-    other posts, DataError for posts that cannot be read, InputError for a tagger that cannot be
-    opened.
+    With `retry`, a split is tagged again where posts failed. Returns what `metrics.json` says.
+    Raises RunError for a directory of another configuration or of other posts, DataError for posts
+    that cannot be read, InputError for a tagger that cannot be opened.
     """
     wanted = dict.fromkeys(["train", "dev", *config.evaluate])
     splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
     known = provenance(threads=compute_threads(), data=learned)
     gaps = None if config.data.knowledge is None else knowledge_gaps(splits)
-    with RunDir.open(out, config, known) as run:
+    with RunDir.open(out, config, known, retry=retry) as run:
         if gaps is not None:
             run.event("knowledge", splits=gaps)
         fit(run, config, splits, quiet)
@@ -315,6 +317,7 @@ def evaluate(
     with stage:
         tagger = open_tagger(config.tagger, SCHEMES[config.scheme], run.path / TAGGER)
         found = tag_split(tagger, posts, stage.scratch / "calibrated", split, quiet)
+        stage.failed(sum(isinstance(one, Failure) for one in found))
         tagger.temperature = 1.0
         as_fitted = tag_split(tagger, posts, stage.scratch / "as-fitted", split, quiet)
         predictions = ungrounded(posts, found)

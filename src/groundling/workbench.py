@@ -77,14 +77,15 @@ class Workbench:
         *,
         quiet: bool = False,
         watch: Callable[[dict[str, Any]], None] | None = None,
+        retry: bool = False,
     ) -> Workbench:
-        """Create or continue the run directory `out`; `watch` is told its events (`RunDir`).
+        """Create or continue the run directory `out`; for `watch` and `retry` see `run_isr`.
 
         Raises ConfigError for settings of an endpoint that do not fit, before any work is done.
         """
         if config.sampler.backend == "endpoint":
             open_sampler(config).close()
-        run = RunDir.open(out, config, provenance(threads=compute_threads()))
+        run = RunDir.open(out, config, provenance(threads=compute_threads()), retry=retry)
         run.watch = watch
         return cls(config, run, quiet)
 

@@ -14,7 +14,7 @@ from groundling.config import IsrConfig
 from groundling.errors import RunError
 
 ROOT = Path(__file__).parents[2]
-Calls = list[tuple[IsrConfig, Path, bool]]
+Calls = list[tuple[IsrConfig, Path, dict[str, bool]]]
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What the flow was called with; instead of running it a hand-written run is put there."""
     seen: Calls = []
 
-    def run_isr(config: IsrConfig, out: Path, *, quiet: bool = False) -> Any:
-        seen.append((config, out, quiet))
+    def run_isr(config: IsrConfig, out: Path, **manner: bool) -> Any:
+        seen.append((config, out, manner))
         shutil.rmtree(out, ignore_errors=True)
         write_run(out)
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -39,8 +39,9 @@ def test_a_recipe_runs_and_is_told(
     recipe = tmp_path / "short.yaml"
     recipe.write_text("seed: 3\nrounds: 2\n", encoding="utf-8")
     assert main(["isr", "--config", str(recipe), "--set", "dpo.lr=2e-4", "--quiet"]) == 0
-    [(config, out, quiet)] = calls
-    assert (config.seed, config.rounds, config.dpo.lr, quiet) == (3, 2, 2e-4, True)
+    [(config, out, manner)] = calls
+    assert (config.seed, config.rounds, config.dpo.lr) == (3, 2, 2e-4)
+    assert manner == {"quiet": True, "retry": False}
     assert out == Path("runs/isr-short-seed3")
     assert (out / "report.html").is_file()
     text = capsys.readouterr().out
@@ -58,9 +59,10 @@ def test_options_stand_above_the_recipe(calls: Calls, tmp_path: Path) -> None:
     recipe = tmp_path / "short.yaml"
     recipe.write_text("seed: 3\nrounds: 2\n", encoding="utf-8")
     words = ["--set", "seed=4", "--seed", "5", "--rounds", "1", "--out", "here"]
-    assert main(["isr", "--config", str(recipe), *words]) == 0
-    [(config, out, _)] = calls
+    assert main(["isr", "--config", str(recipe), *words, "--retry"]) == 0
+    [(config, out, manner)] = calls
     assert (config.seed, config.rounds, out) == (5, 1, Path("here"))
+    assert manner == {"quiet": False, "retry": True}
 
 
 def test_json_is_the_metrics(
@@ -81,10 +83,11 @@ def test_the_demo_is_the_packaged_recipe(
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)))
     assert main(["demo", "--seed", "2", "--open"]) == 0
-    [(config, out, quiet)] = calls
+    [(config, out, manner)] = calls
     raw = yaml.safe_load((ROOT / "recipes" / "toy.yaml").read_text(encoding="utf-8"))
     assert config.prompts_per_round == raw["prompts_per_round"]
-    assert (config.seed, out, quiet) == (2, Path("runs/isr-toy-seed2"), False)
+    assert (config.seed, out) == (2, Path("runs/isr-toy-seed2"))
+    assert manner == {"quiet": False, "retry": False}
     assert opened == [(Path.cwd() / out / "report.html").as_uri()]
     assert "no browser found" in capsys.readouterr().err
 

@@ -28,6 +28,7 @@ from groundling.config_gmner import (
 )
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_posts, read_predictions
+from groundling.rundir import read_events
 from groundling.toyworld.simulator import Annotator, Simulator
 
 SMALL = RefinegConfig(
@@ -129,15 +130,8 @@ def test_an_endpoint_that_fails_loses_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """30 % of first tries fail; those about uncertain mentions are not tried again in one run."""
-    stubborn = {"endpoint": {"attempts": 1, "give_up_after": 1000}}
-    assert SMALL.refinement is not None
     with serving(Annotator(0.95), fail=0.3) as url:
-        changes = {
-            "simulator": None,
-            "endpoint": {"endpoint": url, "model": "m", "api_key_env": None, "backoff_s": 0.01},
-            "refinement": SMALL.refinement.model_copy(update=stubborn),
-        }
-        recipe, out = write_recipe(tmp_path, SMALL.model_copy(update=changes)), tmp_path / "run"
+        recipe, out = write_recipe(tmp_path, without_patience(url)), tmp_path / "run"
         stopped = 0
         while (code := main(command(recipe, out)[3:])) != 0:
             told = capsys.readouterr().err
@@ -149,6 +143,45 @@ def test_an_endpoint_that_fails_loses_nothing(
     assert stopped
     for name in RESULTS:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_what_failed_in_finished_stages_is_asked_again_where_wanted(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every first try fails, and that is tolerated.
+
+    Where nothing is known of validation nobody is asked about test; the first retry then asks, for
+    the first time, and fails, and the second one succeeds.
+    """
+    with serving(Annotator(0.95), fail=1.0) as url:
+        config = without_patience(url).model_copy(update={"tolerate": 1.0})
+        out = tmp_path / "run"
+        call = command(write_recipe(tmp_path, config), out)[3:]
+        changes, told = [], []
+        for options in ([], [], ["--retry"], ["--retry"], ["--retry"]):
+            assert main([*call, *options]) == 0
+            told.append("in refine; --retry tries these again" in capsys.readouterr().err)
+            metrics = json.loads((out / "metrics.json").read_text())
+            changes.append(set(metrics["refinement"]["changes"]))
+    assert told == [True, True, True, False, False]
+    assert changes[:3] == [set(), set(), {"failed"}]
+    assert "confirmed" in changes[3]
+    for name in RESULTS:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    begun = [one["stage"] for one in read_events(out) if one["kind"] == "started"]
+    assert begun == ["data", "synth", "fit", "tag", *["refine", "ground"] * 3]
+
+
+def without_patience(url: str) -> RefinegConfig:
+    """The run with an endpoint, which is tried once alone about an uncertain mention."""
+    assert SMALL.refinement is not None
+    stubborn = {"endpoint": {"attempts": 1, "give_up_after": 1000}}
+    changes = {
+        "simulator": None,
+        "endpoint": {"endpoint": url, "model": "m", "api_key_env": None, "backoff_s": 0.01},
+        "refinement": SMALL.refinement.model_copy(update=stubborn),
+    }
+    return SMALL.model_copy(update=changes)
 
 
 @contextmanager

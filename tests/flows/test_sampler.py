@@ -27,6 +27,7 @@ from groundling.data.pairs_parquet import read_pairs
 from groundling.errors import ConfigError, RunError
 from groundling.isr import run_isr
 from groundling.rundir import read_events
+from groundling.stage import failures_by_stage
 
 QUICK = {"backoff_s": 0.001, "attempts": 1, "concurrency": 2}
 ABSENT = "The entity does not appear in the image"
@@ -129,6 +130,27 @@ def test_what_may_fail_is_recorded_and_the_round_goes_on(
     assert (failure["stage"], failure["reason"]) == ("api", "HTTP 500: no (tried 1 times)")
     assert json.loads((run / "rounds/1/metrics.json").read_text())["prompts_unwritten"] == 1
     assert json.loads((run / "rounds/2/failures.json").read_text()) == []
+
+
+def test_failures_of_finished_stages_are_tried_again_where_wanted(
+    release: IsrConfig, tmp_path: Path
+) -> None:
+    run, picture = tmp_path / "run", tmp_path / "release/images/test_0_0_0.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:200])
+    with FaultServer(script=Vllm("NASA2")) as server:
+        config = drawn_by(release, server, tolerate=0.1)
+        run_isr(config, run, quiet=True)
+        graded = {f"evaluate-{name}": 1 for name in ("round-1", "round-2", "sft", "untuned")}
+        assert failures_by_stage(run) == {**graded, "round-1-draw": 1}
+        picture.write_bytes(whole)
+        before = len(read_events(run))
+        run_isr(config, run, quiet=True, retry=True)
+    assert failures_by_stage(run) == {}
+    assert len(expressions(run, 1)) == 20
+    again = {one["stage"] for one in read_events(run)[before:] if one["kind"] == "started"}
+    assert {*graded, "round-1-draw", "round-1-update", "round-2-draw"} <= again
+    assert not again & {"data", "sft"}
 
 
 def test_a_run_goes_on_with_another_server(release: IsrConfig, tmp_path: Path) -> None:

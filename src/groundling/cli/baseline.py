@@ -13,8 +13,8 @@ examples:
   groundling baseline direct --config recipes/paper/table1-direct.yaml --out runs/direct
   groundling score runs/direct/predictions/direct/test.jsonl --gold twitter-gmner --rule isr
 
-The same command continues a stopped run. Full supervised fine-tuning is `groundling isr` with
-`rounds: 0` and all training queries in D_SFT.
+The same command continues a stopped run; --retry answers again where queries failed. Full
+supervised fine-tuning is `groundling isr` with `rounds: 0` and all training queries in D_SFT.
 
 configuration (YAML keys, and what --set takes):
 """
@@ -22,7 +22,7 @@ configuration (YAML keys, and what --set takes):
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `baseline`; its `func` takes the parsed arguments and returns an exit code."""
-    from groundling.cli.isr import add_recipe_options
+    from groundling.cli.isr import add_recipe_options, add_retry_option
     from groundling.config import DirectConfig
     from groundling.settings import describe
 
@@ -38,13 +38,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)")
     parser.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
     add_recipe_options(parser)
+    add_retry_option(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue, print, return 0; 130 where the user stopped it."""
     from groundling.baselines import run_direct
-    from groundling.cli.isr import hush_libraries, metrics_table
+    from groundling.cli.isr import hush_libraries, metrics_table, tell_failures
     from groundling.config import DirectConfig
     from groundling.settings import load_config, read_overrides
     from groundling.team import leads
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or f"runs/{recipe.stem}-seed{config.seed}")
     hush_libraries()
     try:
-        metrics: dict[str, Any] = run_direct(config, out, quiet=args.quiet)
+        metrics: dict[str, Any] = run_direct(config, out, quiet=args.quiet, retry=args.retry)
     except KeyboardInterrupt:
         print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
         return 130
@@ -66,4 +67,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**metrics, "run": str(out)}, indent=2, ensure_ascii=False))
     else:
         print(f"{metrics_table(metrics)}\n\nrun: {out}")
+    tell_failures(out)
     return 0

@@ -20,7 +20,8 @@ examples:
   groundling isr --config recipes/toy.yaml --seed 1 --rounds 2 --out runs/short
   groundling isr --config recipes/toy.yaml --set dpo.lr=2e-4 --set samples=8 --out runs/k8
 
-The same command continues a stopped run.
+The same command continues a stopped run. What failed in finished stages (a call, a picture) is
+recorded there, and --retry tries it again.
 
 configuration (YAML keys, and what --set takes):
 """
@@ -43,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
     add_run_options(parser)
     add_recipe_options(parser)
+    add_retry_option(parser)
     parser.set_defaults(func=run)
 
 
@@ -68,12 +70,33 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what metrics.json says")
 
 
+def add_retry_option(parser: argparse.ArgumentParser) -> None:
+    """`--retry`, of the commands whose runs have stages."""
+    parser.add_argument(
+        "--retry",
+        action="store_true",
+        help="run finished stages again where something failed, and what builds on their results",
+    )
+
+
+def tell_failures(out: Path) -> None:
+    """One line on stderr where something failed within the finished stages of the run at `out`."""
+    from groundling.stage import failures_by_stage
+
+    failures = failures_by_stage(out)
+    if failures:
+        told = ", ".join(f"{count} in {stage}" for stage, count in failures.items())
+        print(f"groundling: recorded failures: {told}; --retry tries these again", file=sys.stderr)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or continue, print, return 0; 130 where the user stopped it."""
     from groundling.settings import read_overrides
 
     recipe, overrides = Path(args.config), read_overrides(args.set)
-    page = run_recipe(recipe, overrides, args, quiet=args.quiet, as_json=args.json)
+    page = run_recipe(
+        recipe, overrides, args, quiet=args.quiet, as_json=args.json, retry=args.retry
+    )
     return 130 if page is None else 0
 
 
@@ -84,6 +107,7 @@ def run_recipe(
     *,
     quiet: bool = False,
     as_json: bool = False,
+    retry: bool = False,
 ) -> Path | None:
     """Run the recipe with `overrides`, `args.seed` and `args.rounds` on top, into `args.out`.
 
@@ -98,13 +122,13 @@ def run_recipe(
     config = load_config(IsrConfig, recipe, {**overrides, **asked})
     out = Path(args.out or f"runs/isr-{recipe.stem}-seed{config.seed}")
     try:
-        return _run(config, out, quiet, as_json)
+        return _run(config, out, quiet, as_json, retry)
     except KeyboardInterrupt:
         print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
         return None
 
 
-def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool) -> Path:
+def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool, retry: bool) -> Path:
     hush_libraries()
     from groundling.isr import run_isr
     from groundling.report.page import write_page
@@ -112,7 +136,7 @@ def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool) -> Path:
     from groundling.report.verdict import judge_run
     from groundling.team import leads
 
-    metrics = run_isr(config, out, quiet=quiet)
+    metrics = run_isr(config, out, quiet=quiet, retry=retry)
     if not leads():
         return out / "report.html"
     record = read_record(out)
@@ -123,6 +147,7 @@ def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool) -> Path:
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         print(metrics_table(metrics) + f"\n\n{_sentences(verdict)}\n\nreport: {page}")
+    tell_failures(out)
     return page
 
 

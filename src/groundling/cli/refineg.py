@@ -22,7 +22,8 @@ examples:
   groundling refineg synth --config recipes/refineg-toy.yaml --out runs/refineg
   groundling refineg run --config recipes/refineg-toy.yaml --out runs/refineg --seed 1
 
-The same command continues a stopped run, and asks again for what failed.
+The same command continues a stopped run. A stage ends where no more calls have failed than
+`tolerate` says and answers that cannot be read are recorded; --retry asks for all of these again.
 
 configuration (YAML keys, and what --set takes):
 """
@@ -38,7 +39,7 @@ _STAGES = {
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `refineg` and its stages; `func` takes the parsed arguments."""
-    from groundling.cli.isr import add_recipe_options
+    from groundling.cli.isr import add_recipe_options, add_retry_option
     from groundling.config_gmner import RefinegConfig
     from groundling.settings import describe
 
@@ -60,12 +61,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         )
         stage.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
         add_recipe_options(stage)
+        add_retry_option(stage)
         stage.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue up to the stage, print, return 0; 130 where the user stopped it."""
-    from groundling.cli.isr import hush_libraries
+    from groundling.cli.isr import hush_libraries, tell_failures
     from groundling.config_gmner import RefinegConfig
     from groundling.settings import load_config, read_overrides
 
@@ -79,13 +81,14 @@ def run(args: argparse.Namespace) -> int:
 
     until = "ground" if args.refineg_command == "run" else args.refineg_command
     try:
-        told = run_refineg(config, out, until=until, quiet=args.quiet)
+        told = run_refineg(config, out, until=until, quiet=args.quiet, retry=args.retry)
     except KeyboardInterrupt:
         print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
         return 130
     whole = "test" in told and not args.json
     text = metrics_table(told) if whole else json.dumps({**told, "run": str(out)}, indent=2)
     print(f"{text}\n\nrun: {out}" if whole else text)
+    tell_failures(out)
     return 0
 
 

@@ -17,7 +17,7 @@ examples:
   groundling tagger fit --config recipes/gmner/minilm-crf.yaml --seed 1 --out runs/crf-1
   groundling score runs/crf-1/predictions/test.jsonl --gold twitter-gmner --split test --rule span
 
-The same command continues a stopped run.
+The same command continues a stopped run; --retry tags again where posts failed.
 
 configuration (YAML keys, and what --set takes):
 """
@@ -36,7 +36,7 @@ file, so the same command continues a stopped one. Exit code 1 where a post is a
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `tagger` and its commands; each sets `func`, a callable (args) -> exit code."""
-    from groundling.cli.isr import add_recipe_options
+    from groundling.cli.isr import add_recipe_options, add_retry_option
     from groundling.config_gmner import TaggingConfig
     from groundling.settings import describe
 
@@ -53,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fit.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)")
     fit.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
     add_recipe_options(fit)
+    add_retry_option(fit)
     fit.set_defaults(func=run_fit)
 
     tag = commands.add_parser(
@@ -91,7 +92,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_fit(args: argparse.Namespace) -> int:
     """Run or continue, print, return 0; 130 where the user stopped it."""
-    from groundling.cli.isr import hush_libraries
+    from groundling.cli.isr import hush_libraries, tell_failures
     from groundling.config_gmner import TaggingConfig
     from groundling.settings import load_config, read_overrides
     from groundling.team import leads
@@ -105,13 +106,14 @@ def run_fit(args: argparse.Namespace) -> int:
     from groundling.tagging import run_tagging
 
     try:
-        metrics = run_tagging(config, out, quiet=args.quiet)
+        metrics = run_tagging(config, out, quiet=args.quiet, retry=args.retry)
     except KeyboardInterrupt:
         print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
         return 130
     if leads():
         told = json.dumps({**metrics, "run": str(out)}, indent=2) if args.json else None
         print(told or f"{metrics_table(metrics)}\n\nrun: {out}")
+        tell_failures(out)
     return 0
 
 
