@@ -80,6 +80,7 @@ GROUPS = {
             "in_context",
             "isr",
             "knowledge",
+            "learnable",
             "plan",
             "plan_page",
             "refineg",

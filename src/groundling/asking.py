@@ -19,13 +19,10 @@ from groundling.errors import DataError, RunError
 from groundling.journal import Journal
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
-from groundling.records import Failure
+from groundling.records import PASSING, Failure
 
 Item = TypeVar("Item")
 T = TypeVar("T")
-
-PASSING = ("api", "budget")
-"""Stages of failures that may not happen again."""
 
 
 def ask_all(

@@ -18,12 +18,13 @@ from groundling.data.jsonl import write_predictions
 from groundling.direct import NO_PICTURE, gathered
 from groundling.evaluate import NAMES, floors
 from groundling.infer import map_batches
+from groundling.learnable import learnable, note_unreadable
 from groundling.models.base import DirectExample, DirectLearner
 from groundling.models.registry import compute_threads, open_direct
 from groundling.plan import check_fits
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import Box, Failure, PostPrediction, Prediction, Query
+from groundling.records import Box, Failure, PostPrediction, Prediction, Query, mendable
 from groundling.rundir import RunDir
 from groundling.scoring.isr import score_isr
 from groundling.stage import Stage
@@ -51,19 +52,24 @@ def run_direct(
         check_fits(config)
     known = provenance(threads=compute_threads())
     with RunDir.open(out, config, known, retry=retry) as run:
-        corpus = gather(run, config)
+        corpus = gather(run, config, quiet)
         fine_tune(run, config, corpus, quiet)
         grade(run, config, corpus, "untuned", quiet)
         grade(run, config, corpus, "direct", quiet)
         return conclude(run, corpus)
 
 
-def gather(run: RunDir, config: DirectConfig) -> Corpus:
+def gather(run: RunDir, config: DirectConfig, quiet: bool = False) -> Corpus:
     """Posts with their pictures and gold boxes."""
-    if config.data.gmner is not None:
-        return read_release(config.data.gmner)
-    assert config.data.toyworld is not None
     stage = run.stage("data")
+    if config.data.gmner is not None:
+        corpus = read_release(config.data.gmner)
+        if not stage.done:
+            with stage:
+                cases = corpus.cases("train")
+                note_unreadable(stage, (case.query.image for case in cases), quiet)
+        return corpus
+    assert config.data.toyworld is not None
     if not stage.done:
         with stage, stage.write_folder(WORLD) as folder:
             draw_world(folder, config.data.toyworld, config.seed)
@@ -71,11 +77,11 @@ def gather(run: RunDir, config: DirectConfig) -> Corpus:
 
 
 def fine_tune(run: RunDir, config: DirectConfig, corpus: Corpus, quiet: bool) -> None:
-    """Fine-tune on every training query."""
-    stage = run.stage("tune")
+    """Fine-tune on every training query whose picture can be read."""
+    stage = run.stage("tune", after=["data"])
     if stage.done:
         return
-    cases = corpus.cases("train")
+    cases = learnable(corpus.cases("train"), lambda case: case.query.image, run.path)
     examples = [DirectExample(case.query, case.entity.largest_box) for case in cases]
     with stage:
         model = open_direct(config.model, config.lora, config.seed)
@@ -131,7 +137,7 @@ def answer(
             decode=_prediction,
             progress=progress,
         )
-    stage.failed(sum(isinstance(one, Failure) for one in found))
+    stage.failed(mendable(found))
     by_query = dict(zip((query.id for query in queries), found, strict=True))
     return [
         gathered(post, [by_query.get(query.id, NO_PICTURE) for query in post.queries()])

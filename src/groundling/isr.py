@@ -22,7 +22,7 @@ from groundling.infer import map_batches
 from groundling.models.base import Preference, Sampling
 from groundling.plan import check_fits
 from groundling.preferences import Choice, Drop, choose_pair, pair_generator, round_prompts
-from groundling.records import Failure, Pair, Query
+from groundling.records import Failure, Pair, Query, mendable
 from groundling.rewards import asks_grounder, reward
 from groundling.rounds import (
     DRAWN_SCHEMA,
@@ -154,7 +154,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         ]
         stage.write_parquet(f"rounds/{t}/expressions.parquet", drawn, DRAWN_SCHEMA)
         stage.write_json(f"rounds/{t}/failures.json", failures)
-        stage.failed(len(failures))
+        stage.failed(mendable(rows))
 
 
 def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
@@ -173,15 +173,17 @@ def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
     with stage, bench.progress(stage.name, len(set(requests)), "expressions") as progress:
         boxes = ground_all(bench.tuned_grounder(), requests, stage.scratch, progress)
         judged: list[Judged] = []
+        outcomes: list[int | Failure] = []
         for case in asked:
             for k, expression in enumerate(drawn[case.query.id]):
                 needed = asks_grounder(case.entity, expression)
                 found = boxes[(case.query.image, expression.text)] if needed else None
                 outcome = reward(case.entity, expression, found, bench.config.reward_box)
+                outcomes.append(outcome)
                 meaning = bench.verdict(case, expression.text) if needed else None
                 judged.append(judged_row(case.query.id, k, outcome, found, meaning))
         stage.write_parquet(f"rounds/{t}/rewards.parquet", judged, JUDGED_SCHEMA)
-        stage.failed(sum(row.failure is not None for row in judged))
+        stage.failed(mendable(outcomes))
 
 
 def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
@@ -206,9 +208,9 @@ def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         if case.query.id in drawn
     }
     with stage:
-        pairs, queries = reference(bench, t, stage.scratch, prompts, choices)
+        pairs, queries, scores = reference(bench, t, stage.scratch, prompts, choices)
         stage.write_parquet(f"rounds/{t}/pairs.parquet", pair_rows(pairs, queries), PAIRS_SCHEMA)
-        stage.failed(sum(isinstance(one, Choice) for one in choices.values()) - len(pairs))
+        stage.failed(mendable(scores))
         judged = bench.judged(t)
         stage.write_json(f"rounds/{t}/metrics.json", summarise(prompts, judged, choices))
 
@@ -219,8 +221,8 @@ def reference(
     scratch: Path,
     prompts: Sequence[Case],
     choices: dict[str, Choice | Drop],
-) -> tuple[list[Pair], list[Query]]:
-    """The chosen pairs with log π_{t−1} of both sides, and their queries, in order."""
+) -> tuple[list[Pair], list[Query], list[tuple[float, float] | Failure]]:
+    """The chosen pairs with log π_{t−1} of both sides, their queries, and all that was scored."""
     chosen = [
         (case.query, choice)
         for case in prompts
@@ -249,7 +251,7 @@ def reference(
         if not isinstance(both, Failure)
     ]
     kept = {pair.query_id for pair in pairs}
-    return pairs, [query for query, _ in chosen if query.id in kept]
+    return pairs, [query for query, _ in chosen if query.id in kept], scores
 
 
 def update(bench: Workbench, t: int) -> None:

@@ -7,7 +7,7 @@ Coordinates are pixels of the original image, as annotated; nothing here rescale
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -250,6 +250,18 @@ class Failure:
 
     reason: str
     stage: str
+
+
+PASSING = ("api", "budget")
+"""Stages of failures to reach an endpoint: these may pass."""
+MENDABLE = (*PASSING, "answer", "image")
+"""Stages of failures that a repetition may mend: an endpoint may answer otherwise, and a file may
+be whole again. A model of one's own would fail again."""
+
+
+def mendable(outcomes: Iterable[object]) -> int:
+    """How many outcomes are failures that a repetition may mend."""
+    return sum(isinstance(one, Failure) and one.stage in MENDABLE for one in outcomes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from groundling.grounding_ways import Ways
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
+from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, mendable
 from groundling.refine import Asked, Refinery, record, refine, summary, validate
 from groundling.report.routing_chart import routing_sheet
 from groundling.routing import Curve
@@ -178,7 +178,7 @@ class _Work:
             for split in splits:
                 posts = self.splits[split]
                 found = tag_split(tagger, posts, stage.scratch / split, split, self.quiet)
-                stage.failed(sum(isinstance(one, Failure) for one in found))
+                stage.failed(mendable(found))
                 self._write(stage, f"mentions/{split}.jsonl", ungrounded(posts, found))
 
     def refine(self) -> None:
@@ -202,7 +202,7 @@ class _Work:
                     routing, curve = found_on_dev.routing, found_on_dev.curve
                     mentions, asked = refine(refinery, test.answered, mentions, routing, progress)
                 self._refuse_losses("refine", asked)
-                stage.failed(sum(one.change == "failed" for one in (*found_on_dev.asked, *asked)))
+                stage.failed(mendable(one.outcome for one in (*found_on_dev.asked, *asked)))
                 told = summary(asked, told["mentions"]) | {
                     "threshold": routing.threshold,
                     "validation_f1": _percent(curve),
@@ -242,9 +242,9 @@ class _Work:
                 self.quiet,
             )
             failed = [one.failure for one in said if one.failure is not None]
-            lost = Counter(one.stage for one in [*failed, *told.lost])
-            self._refuse("ground", lost, len(said))
-            stage.failed(lost.total())
+            lost = [*failed, *told.lost]
+            self._refuse("ground", Counter(one.stage for one in lost), len(said))
+            stage.failed(mendable(lost))
             self._write(stage, "predictions/test.jsonl", said)
             stage.write_json("grounding.json", told.to_json())
 

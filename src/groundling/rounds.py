@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from groundling.corpus import Case
 from groundling.errors import RunError
 from groundling.preferences import Choice, Drop
-from groundling.records import Expression, Failure, Grounded, Verdict
+from groundling.records import PASSING, Expression, Failure, Grounded, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,6 @@ class Judged:
     verdict: str | None
     failure: str | None
 
-
-PASSING = ("api", "budget")
-"""Stages of failures that may not happen again."""
 
 DRAWN_SCHEMA = pa.schema(
     [

@@ -7,8 +7,9 @@ A stage is done iff its marker exists, the stages it builds on are unchanged, an
 it names has the named digest. The marker is written last, so a kill at any instant leaves either
 a finished stage or one that is run again; running it again replaces artefacts by equal ones.
 
-The marker also counts what failed within the stage (a call, a picture) and was recorded as such; a
-run that is opened with `retry` takes a stage with failures for one that is not done.
+The marker also counts what failed within the stage and may succeed another time (a call, a
+picture). A run that is opened with `retry` takes a stage with such failures for one that is not
+done.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ class Stage(SharedArtefacts):
         self._run.event("finished", self.name)
 
     def failed(self, count: int) -> None:
-        """Take note of `count` failures within the stage, which its artefacts record."""
+        """Take note of `count` failures within the stage that a repetition may mend.
+
+        Its artefacts say what failed, and why.
+        """
         self._failures += count
 
     def event(self, kind: str, **payload: object) -> None:

@@ -32,6 +32,7 @@ from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowl
 from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
+from groundling.learnable import learnable, look
 from groundling.models.base import FittedTagger, Tagger, TrainableTagger
 from groundling.models.registry import compute_threads, open_ensemble, open_tagger
 from groundling.progress import Progress
@@ -45,6 +46,7 @@ from groundling.records import (
     PostPrediction,
     Prediction,
     Scheme,
+    mendable,
 )
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
@@ -149,10 +151,14 @@ def fit(
     The members of an ensemble are trained one after another. `after` are the stages that the posts
     come from.
     """
+    posts: Sequence[Post] = splits["train"]
+    if config.tagger.vision is not None:
+        after = [*after, look(run, (post.image for post in posts), after, quiet)]
+        posts = learnable(posts, lambda post: post.image, run.path)
     stage = run.stage("fit", after=after)
     if stage.done:
         return
-    train = [post for post in splits["train"] if post.tokens]
+    train = [post for post in posts if post.tokens]
     if config.tuning is not None and not train:
         raise DataError(config.data.source, "its train split holds no words to learn from")
     with stage:
@@ -317,7 +323,7 @@ def evaluate(
     with stage:
         tagger = open_tagger(config.tagger, SCHEMES[config.scheme], run.path / TAGGER)
         found = tag_split(tagger, posts, stage.scratch / "calibrated", split, quiet)
-        stage.failed(sum(isinstance(one, Failure) for one in found))
+        stage.failed(mendable(found))
         tagger.temperature = 1.0
         as_fitted = tag_split(tagger, posts, stage.scratch / "as-fitted", split, quiet)
         predictions = ungrounded(posts, found)

@@ -28,6 +28,7 @@ from groundling.data.expressions_jsonl import EntityExpression, write_expression
 from groundling.errors import RunError
 from groundling.evaluate import floors
 from groundling.experts import collect_experts
+from groundling.learnable import learnable, note_unreadable
 from groundling.models.base import ExpressionSampler, Grounder, Sampler, Writer
 from groundling.models.registry import (
     compute_threads,
@@ -130,6 +131,9 @@ class Workbench:
                     with stage.write_folder(WORLD) as folder:
                         draw_world(folder, config.data.toyworld, config.seed)
                     self._read_world()
+                else:
+                    cases = self.corpus.cases("train")
+                    note_unreadable(stage, (case.query.image for case in cases), self.quiet)
                 self._annotate()
                 experts = [
                     EntityExpression(
@@ -153,7 +157,9 @@ class Workbench:
         self.corpus = read_world(self.run.path / WORLD, self.config.seed)
 
     def _annotate(self) -> None:
-        self.train = self.corpus.cases("train")
+        self.train = learnable(
+            self.corpus.cases("train"), lambda case: case.query.image, self.run.path
+        )
         path = self.config.experts.path
         self.experts = collect_experts(self.corpus, self.train, Path(path) if path else None)
 

@@ -1,0 +1,110 @@
+"""Damaged pictures of a release: they cost their own queries, on record, and not the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_release
+import small_run
+import tiny_families
+
+from groundling.baselines import run_direct
+from groundling.config import (
+    DataConfig,
+    DirectConfig,
+    ExpertsConfig,
+    GrounderConfig,
+    IsrConfig,
+    LoraConfig,
+    SftOptimiser,
+    WriterConfig,
+)
+from groundling.data.jsonl import read_predictions
+from groundling.errors import DataError
+from groundling.isr import run_isr
+from groundling.rundir import read_events
+from groundling.stage import failures_by_stage
+
+Start = Callable[..., dict[str, Any]]
+ONE_OF_TRAIN, ONE_OF_TEST = "train_0_0_0", "test_0_1_0"
+
+
+def isr(folder: Path, data: DataConfig, experts: ExpertsConfig) -> Start:
+    """ISR up to π_0, with a random writer and a random grounder that is fine-tuned."""
+    small_run.write_checkpoint(folder / "writer")
+    small_run.grounder().save(folder / "grounder")
+    config = IsrConfig(
+        data=data,
+        experts=experts,
+        writer=WriterConfig(backend="local", path=str(folder / "writer")),
+        grounder=GrounderConfig(path=str(folder / "grounder")),
+        lora=LoraConfig(rank=4, alpha=8),
+        sft_queries=12,
+        sft=SftOptimiser(epochs=1),
+        rounds=0,
+        max_new_tokens=6,
+    )
+    return lambda **manner: run_isr(config, folder / "run", quiet=True, **manner)
+
+
+def direct(folder: Path, data: DataConfig, experts: ExpertsConfig) -> Start:
+    """Direct grounding by a random model."""
+    del experts
+    for part in tiny_families.build("qwen2_vl"):
+        part.save_pretrained(folder / "model")
+    config = DirectConfig(
+        data=data,
+        model=WriterConfig(backend="local", path=str(folder / "model")),
+        lora=LoraConfig(rank=4, alpha=8),
+        tuning=SftOptimiser(epochs=1),
+    )
+    return lambda **manner: run_direct(config, folder / "run", quiet=True, **manner)
+
+
+@pytest.mark.parametrize(
+    ("flow", "counts"), [(isr, {"grounder": 8, "sft": 12}), (direct, {"tune": 12})]
+)
+def test_a_damaged_picture_costs_its_own_query_until_it_is_whole(
+    flow: Callable[..., Start], counts: dict[str, int], tmp_path: Path
+) -> None:
+    start = flow(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
+    images, run = tmp_path / "release/images", tmp_path / "run"
+    whole = {name: (images / f"{name}.jpg").read_bytes() for name in (ONE_OF_TRAIN, ONE_OF_TEST)}
+    for name, data in whole.items():
+        (images / f"{name}.jpg").write_bytes(data[:200])
+    last = start()["stages"][-1]["name"]
+
+    (path,) = json.loads((run / "unreadable.json").read_text())
+    assert path == str(images / f"{ONE_OF_TRAIN}.jpg")
+    said = read_predictions(run / f"predictions/{last}/test.jsonl")
+    assert [one.id for one in said if one.failure and one.failure.stage == "image"] == [ONE_OF_TEST]
+    assert failures_by_stage(run) == {"data": 1, "evaluate-untuned": 1, f"evaluate-{last}": 1}
+    assert examples(run) == {fit: count - 1 for fit, count in counts.items()}
+
+    for name, data in whole.items():
+        (images / f"{name}.jpg").write_bytes(data)
+    start()
+    assert failures_by_stage(run), "a finished run stays as it is"
+    start(retry=True)
+    assert failures_by_stage(run) == {}
+    assert examples(run) == counts
+
+
+def test_a_release_of_damaged_pictures_is_refused(tmp_path: Path) -> None:
+    start = isr(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
+    for picture in (tmp_path / "release/images").iterdir():
+        picture.write_bytes(b"")
+    with pytest.raises(DataError, match="no training picture can be read; check their folder"):
+        start()
+    reasons = json.loads((tmp_path / "run/unreadable.json").read_text())
+    assert len(reasons) == 12
+
+
+def examples(run: Path) -> dict[str, int]:
+    """How many examples each fit had, the last time."""
+    told = [one for one in read_events(run) if one["kind"] == "fitted"]
+    return {one["stage"]: one["payload"]["examples"] for one in told}
