@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
-from typing import Any
+
+from groundling.cli.recipe import (
+    STOPPED,
+    add_run_options,
+    configured,
+    hush_libraries,
+    tell_failures,
+    unless_stopped,
+)
 
 _EXAMPLES = """\
 examples:
@@ -22,7 +28,6 @@ configuration (YAML keys, and what --set takes):
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `baseline`; its `func` takes the parsed arguments and returns an exit code."""
-    from groundling.cli.isr import add_recipe_options, add_retry_option
     from groundling.config import DirectConfig
     from groundling.settings import describe
 
@@ -34,33 +39,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=["direct"], help="direct: entity in, box out")
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
-    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)")
-    parser.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
-    add_recipe_options(parser)
-    add_retry_option(parser)
+    add_run_options(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue, print, return 0; 130 where the user stopped it."""
     from groundling.baselines import run_direct
-    from groundling.cli.isr import hush_libraries, metrics_table, tell_failures
+    from groundling.cli.isr import metrics_table
     from groundling.config import DirectConfig
-    from groundling.settings import load_config, read_overrides
     from groundling.team import leads
 
-    recipe, overrides = Path(args.config), read_overrides(args.set)
-    if args.seed is not None:
-        overrides = {**overrides, "seed": args.seed}
-    config = load_config(DirectConfig, recipe, overrides)
-    out = Path(args.out or f"runs/{recipe.stem}-seed{config.seed}")
+    config, out = configured(args, DirectConfig)
     hush_libraries()
-    try:
-        metrics: dict[str, Any] = run_direct(config, out, quiet=args.quiet, retry=args.retry)
-    except KeyboardInterrupt:
-        print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
-        return 130
+    metrics = unless_stopped(
+        out, lambda: run_direct(config, out, quiet=args.quiet, retry=args.retry)
+    )
+    if metrics is None:
+        return STOPPED
     if not leads():
         return 0
     if args.json:

@@ -7,7 +7,8 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from groundling.cli.isr import add_run_options, run_recipe
+from groundling.cli.isr import add_isr_options, run_recipe
+from groundling.cli.recipe import STOPPED
 
 RECIPE = "toy.yaml"
 """The packaged recipe; `recipes/` at the root of a checkout names the same file."""
@@ -30,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_run_options(parser)
+    add_isr_options(parser)
     parser.add_argument("--open", action="store_true", help="show the report in a browser")
     parser.set_defaults(func=run)
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = Path(str(resources.files("groundling"))) / "recipes" / RECIPE
     page = run_recipe(recipe, {}, args)
     if page is None:
-        return 130
+        return STOPPED
     if args.open:
         _show(page)
     return 0

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.recipe import STOPPED, add_recipe_options, hush_libraries
 from groundling.cli.refineg import asked_words
 from groundling.errors import InputError
 
@@ -37,7 +38,6 @@ configuration (YAML keys, and what --set takes):
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `gmner`; its `func` takes the parsed arguments and returns an exit code."""
-    from groundling.cli.isr import add_recipe_options
     from groundling.config_gmner import GmnerConfig
     from groundling.settings import describe
 
@@ -77,7 +77,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Find, write, print; 1 where something failed that the same command would try again."""
     from groundling.cli.endpoint import check_out
-    from groundling.cli.isr import hush_libraries
     from groundling.config_gmner import GmnerConfig
     from groundling.settings import load_config, read_overrides
 
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         told = _run(config, args)
     except KeyboardInterrupt:
         print("groundling: stopped; the same command goes on", file=sys.stderr)
-        return 130
+        return STOPPED
     summary = told.to_json()
     out = {**summary, "predictions": str(args.out)}
     print(json.dumps(out, indent=2) if args.json else _words(summary))

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from groundling.cli.recipe import (
+    STOPPED,
+    add_recipe_options,
+    add_retry_option,
+    hush_libraries,
+    tell_failures,
+    unless_stopped,
+)
 
 if TYPE_CHECKING:
     from groundling.config import IsrConfig
@@ -42,51 +49,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
-    add_run_options(parser)
+    add_isr_options(parser)
     add_recipe_options(parser)
     add_retry_option(parser)
     parser.set_defaults(func=run)
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every command which runs a recipe has."""
+def add_isr_options(parser: argparse.ArgumentParser) -> None:
+    """Where an ISR run goes, its seed and its rounds."""
     parser.add_argument(
         "--out", metavar="DIR", help="run directory (default: runs/isr-RECIPE-seedN)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
     parser.add_argument("--rounds", type=int, metavar="N", help="override the number of rounds")
-
-
-def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that is given a recipe of the user's own."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the configuration; may be given again",
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print what metrics.json says")
-
-
-def add_retry_option(parser: argparse.ArgumentParser) -> None:
-    """`--retry`, of the commands whose runs have stages."""
-    parser.add_argument(
-        "--retry",
-        action="store_true",
-        help="run finished stages again where something failed, and what builds on their results",
-    )
-
-
-def tell_failures(out: Path) -> None:
-    """One line on stderr where something failed within the finished stages of the run at `out`."""
-    from groundling.stage import failures_by_stage
-
-    failures = failures_by_stage(out)
-    if failures:
-        told = ", ".join(f"{count} in {stage}" for stage, count in failures.items())
-        print(f"groundling: recorded failures: {told}; --retry tries these again", file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     page = run_recipe(
         recipe, overrides, args, quiet=args.quiet, as_json=args.json, retry=args.retry
     )
-    return 130 if page is None else 0
+    return STOPPED if page is None else 0
 
 
 def run_recipe(
@@ -121,11 +96,7 @@ def run_recipe(
     asked = {key: value for key, value in given.items() if value is not None}
     config = load_config(IsrConfig, recipe, {**overrides, **asked})
     out = Path(args.out or f"runs/isr-{recipe.stem}-seed{config.seed}")
-    try:
-        return _run(config, out, quiet, as_json, retry)
-    except KeyboardInterrupt:
-        print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
-        return None
+    return unless_stopped(out, lambda: _run(config, out, quiet, as_json, retry))
 
 
 def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool, retry: bool) -> Path:
@@ -149,11 +120,6 @@ def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool, retry: bool) 
         print(metrics_table(metrics) + f"\n\n{_sentences(verdict)}\n\nreport: {page}")
     tell_failures(out)
     return page
-
-
-def hush_libraries() -> None:
-    """No loading bars of transformers between our own lines; must come before its import."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from groundling.cli.recipe import (
+    STOPPED,
+    add_run_options,
+    configured,
+    hush_libraries,
+    tell_failures,
+    unless_stopped,
+)
 
 _EXAMPLES = """\
 stages, each with all before it:
@@ -39,7 +46,6 @@ _STAGES = {
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `refineg` and its stages; `func` takes the parsed arguments."""
-    from groundling.cli.isr import add_recipe_options, add_retry_option
     from groundling.config_gmner import RefinegConfig
     from groundling.settings import describe
 
@@ -55,36 +61,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             epilog=_EXAMPLES + describe(RefinegConfig),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        stage.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
-        stage.add_argument(
-            "--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)"
-        )
-        stage.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
-        add_recipe_options(stage)
-        add_retry_option(stage)
+        add_run_options(stage)
         stage.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue up to the stage, print, return 0; 130 where the user stopped it."""
-    from groundling.cli.isr import hush_libraries, tell_failures
     from groundling.config_gmner import RefinegConfig
-    from groundling.settings import load_config, read_overrides
 
-    recipe, overrides = Path(args.config), read_overrides(args.set)
-    if args.seed is not None:
-        overrides = {**overrides, "seed": args.seed}
-    config = load_config(RefinegConfig, recipe, overrides)
-    out = Path(args.out or f"runs/{recipe.stem}-seed{config.seed}")
+    config, out = configured(args, RefinegConfig)
     hush_libraries()
     from groundling.refineg import run_refineg
 
     until = "ground" if args.refineg_command == "run" else args.refineg_command
-    try:
-        told = run_refineg(config, out, until=until, quiet=args.quiet, retry=args.retry)
-    except KeyboardInterrupt:
-        print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
-        return 130
+    told = unless_stopped(
+        out,
+        lambda: run_refineg(config, out, until=until, quiet=args.quiet, retry=args.retry),
+    )
+    if told is None:
+        return STOPPED
     whole = "test" in told and not args.json
     text = metrics_table(told) if whole else json.dumps({**told, "run": str(out)}, indent=2)
     print(f"{text}\n\nrun: {out}" if whole else text)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from groundling.cli import tagger_knowledge
+from groundling.cli.recipe import (
+    STOPPED,
+    add_run_options,
+    configured,
+    hush_libraries,
+    tell_failures,
+    unless_stopped,
+)
 
 _FIT_EXAMPLES = """\
 examples:
@@ -36,7 +43,6 @@ file, so the same command continues a stopped one. Exit code 1 where a post is a
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `tagger` and its commands; each sets `func`, a callable (args) -> exit code."""
-    from groundling.cli.isr import add_recipe_options, add_retry_option
     from groundling.config_gmner import TaggingConfig
     from groundling.settings import describe
 
@@ -49,11 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_FIT_EXAMPLES + describe(TaggingConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    fit.add_argument("--config", required=True, metavar="FILE", help="the recipe, YAML")
-    fit.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE-seedN)")
-    fit.add_argument("--seed", type=int, metavar="N", help="override the recipe's seed")
-    add_recipe_options(fit)
-    add_retry_option(fit)
+    add_run_options(fit)
     fit.set_defaults(func=run_fit)
 
     tag = commands.add_parser(
@@ -92,24 +94,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_fit(args: argparse.Namespace) -> int:
     """Run or continue, print, return 0; 130 where the user stopped it."""
-    from groundling.cli.isr import hush_libraries, tell_failures
     from groundling.config_gmner import TaggingConfig
-    from groundling.settings import load_config, read_overrides
     from groundling.team import leads
 
-    recipe, overrides = Path(args.config), read_overrides(args.set)
-    if args.seed is not None:
-        overrides = {**overrides, "seed": args.seed}
-    config = load_config(TaggingConfig, recipe, overrides)
-    out = Path(args.out or f"runs/{recipe.stem}-seed{config.seed}")
+    config, out = configured(args, TaggingConfig)
     hush_libraries()
     from groundling.tagging import run_tagging
 
-    try:
-        metrics = run_tagging(config, out, quiet=args.quiet, retry=args.retry)
-    except KeyboardInterrupt:
-        print(f"groundling: stopped; the same command continues the run in {out}", file=sys.stderr)
-        return 130
+    metrics = unless_stopped(
+        out, lambda: run_tagging(config, out, quiet=args.quiet, retry=args.retry)
+    )
+    if metrics is None:
+        return STOPPED
     if leads():
         told = json.dumps({**metrics, "run": str(out)}, indent=2) if args.json else None
         print(told or f"{metrics_table(metrics)}\n\nrun: {out}")
@@ -120,7 +116,6 @@ def run_fit(args: argparse.Namespace) -> int:
 def run_tag(args: argparse.Namespace) -> int:
     """Tag, write, print; 1 where a post is an error record."""
     from groundling.cli.endpoint import check_out
-    from groundling.cli.isr import hush_libraries
     from groundling.data.jsonl import write_predictions
 
     check_out(args)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.recipe import STOPPED, add_recipe_options, hush_libraries
 from groundling.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ configuration (YAML keys, and what --set takes):
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `knowledge`."""
-    from groundling.cli.isr import add_recipe_options
     from groundling.config_knowledge import KnowledgeConfig
     from groundling.settings import describe
 
@@ -81,7 +81,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Ask, write, print; 1 where a post has no knowledge, 130 where the user stopped it."""
-    from groundling.cli.isr import hush_libraries
     from groundling.config_knowledge import KnowledgeConfig
     from groundling.settings import load_config, read_overrides
 
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         told, cost = _run(config, splits, examples, args)
     except KeyboardInterrupt:
         print("groundling: stopped; the same command goes on", file=sys.stderr)
-        return 130
+        return STOPPED
     print(json.dumps(told, indent=2) if args.json else "\n".join([*_lines(told), cost]))
     return int(any(split["told"] < split["posts"] for split in told["splits"].values()))
 
