@@ -108,20 +108,25 @@ def test_a_data_set_without_pictures_cannot_be_grounded(data: Path) -> None:
     begin(data, **{"grounding.way": "none"})
 
 
-def test_scores_count_the_types_of_the_scheme(data: Path) -> None:
-    names = ("Hood", "Kursk", "Moskva", "Nimitz")
-    for split in ("train", "dev", "test"):
-        write_posts(data / f"{split}.jsonl", posts(*names), CCKS)
+def tagger_alone(data: Path, epochs: int, **tagger: Any) -> RefinegConfig:
+    """A run in which nobody is asked and nothing is grounded."""
     settings = {
         "scheme": "ccks",
         "data.gmner.source": str(data),
         "synthesis": None,
         "refinement": None,
         "grounding.way": "none",
-        "tagger": {"backend": "bilstm", "word_size": 12, "hidden_size": 16, "device": "cpu"},
-        "tuning": {"lr": 2e-2, "batch_size": 4, "epochs": 8},
+        "tagger": {"backend": "bilstm", "device": "cpu", **tagger},
+        "tuning": {"lr": 2e-2, "batch_size": 4, "epochs": epochs},
     }
-    config = load_config(RefinegConfig, None, settings)
+    return load_config(RefinegConfig, None, settings)
+
+
+def test_scores_count_the_types_of_the_scheme(data: Path) -> None:
+    names = ("Hood", "Kursk", "Moskva", "Nimitz")
+    for split in ("train", "dev", "test"):
+        write_posts(data / f"{split}.jsonl", posts(*names), CCKS)
+    config = tagger_alone(data, epochs=8, word_size=12, hidden_size=16)
     scores = run_refineg(config, data.parent / "run", quiet=True)["test"]["grounded"]
     assert scores["span"]["mner"]["right"] == 4
     assert scores["refineg"]["mner"]["right"] == 4
@@ -135,16 +140,8 @@ def test_a_post_that_cannot_be_tagged_stays_a_failure_until_it_can(data: Path) -
             rows[2] = replace(rows[2], image=str(broken))
         write_posts(data / f"{split}.jsonl", rows, CCKS)
     broken.write_bytes((data / "p.png").read_bytes()[:30])
-    settings = {
-        "scheme": "ccks",
-        "data.gmner.source": str(data),
-        "synthesis": None,
-        "refinement": None,
-        "grounding.way": "none",
-        "tagger": {"backend": "bilstm", "vision": {"grid": 1, "width": 4, "heads": 1}},
-        "tuning": {"lr": 2e-2, "batch_size": 4, "epochs": 2},
-    }
-    config, out = load_config(RefinegConfig, None, settings), data.parent / "run"
+    config = tagger_alone(data, epochs=2, vision={"grid": 1, "width": 4, "heads": 1})
+    out = data.parent / "run"
     told = run_refineg(config, out, quiet=True)
     assert told["grounding"]["failed_posts"] == 1
     for name in ("mentions/test", "mentions/refined", "predictions/test"):
