@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,32 @@ def test_answers_come_in_the_items_order_and_equal_items_are_asked_once(tmp_path
     fake = Fake()
     assert ask(fake, tmp_path / "j", "a", "bb", "a") == [("a", 1), ("bb", 2), ("a", 1)]
     assert fake.asked == ["bb", "a"]
+
+
+def test_an_answer_belongs_to_what_is_in_the_pictures_wherever_they_lie(tmp_path: Path) -> None:
+    fake, picture = Fake(), tmp_path / "p.png"
+
+    def look() -> None:
+        ask_all(
+            fake,
+            ["a"],
+            lambda word: replace(question(word), pictures=(str(picture),)),
+            journal=tmp_path / "j",
+            key=lambda word: [word],
+            encode=list,
+            decode=tuple,
+        )
+
+    picture.write_bytes(b"one")
+    look()
+    picture = picture.rename(tmp_path / "elsewhere.png")
+    look()
+    assert fake.asked == ["a"]
+    picture.write_bytes(b"two")
+    look()
+    picture.unlink()
+    look()
+    assert fake.asked == ["a"] * 3
 
 
 def test_a_second_run_asks_only_for_what_is_missing_or_failed(tmp_path: Path) -> None:

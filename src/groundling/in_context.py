@@ -166,4 +166,4 @@ def _embedded(embedder: Embedder, items: Sequence[str]) -> Vectors:
 
 
 def _plain(case: Case) -> list[str]:
-    return [case.image, case.text, case.name, case.type]
+    return [case.text, case.name, case.type]

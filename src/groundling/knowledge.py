@@ -122,7 +122,7 @@ class Teller:
             items,
             self._question,
             journal=self.journal,
-            key=lambda item: [*_pictures(item), as_text(self._messages(item))],
+            key=lambda item: [as_text(self._messages(item))],
             encode=lambda found: [list(found.entities), found.reasoning],
             decode=lambda kept: Explanation(tuple(map(tuple, kept[0])), kept[1]),
             tries=self.settings.tries,

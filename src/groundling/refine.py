@@ -130,7 +130,7 @@ class Refinery:
     def _key(self, item: tuple[Post, Mention]) -> list[object]:
         post, mention = item
         (turn,) = self._question(item).messages(())
-        return [post.id, list(self._shown(post)), turn["content"][-1]["text"], _plain(mention)]
+        return [post.id, turn["content"][-1]["text"], _plain(mention)]
 
 
 def refine(
