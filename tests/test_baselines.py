@@ -12,8 +12,16 @@ import pytest
 from groundling import baselines
 from groundling.corpus import Corpus
 from groundling.data.jsonl import read_predictions, write_predictions
-from groundling.direct import NO_PICTURE
-from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction, Query
+from groundling.records import (
+    NO_PICTURE,
+    Box,
+    Entity,
+    Failure,
+    Post,
+    PostPrediction,
+    Prediction,
+    Query,
+)
 
 POSTS = tuple(
     Post(

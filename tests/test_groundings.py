@@ -31,7 +31,7 @@ from groundling.models.base import Solved
 from groundling.models.coordinates import ConventionName
 from groundling.models.embeddings import CharacterNgrams, Thumbnails
 from groundling.models.endpoints import Endpoint, endpoint_config
-from groundling.records import ABSENT, Box, Entity, Failure, Mention, Post, Prediction
+from groundling.records import ABSENT, NO_PICTURE, Box, Entity, Failure, Mention, Post, Prediction
 from groundling.selection import nearest
 
 BOX, OTHER = Box(10, 10, 50, 50), Box(60, 0, 90, 30)
@@ -63,7 +63,7 @@ def items_of(posts: list[Post]) -> list[Item]:
 
 
 def gone(answer: object) -> bool:
-    return answer == Failure("the post has no picture", "image")
+    return answer == NO_PICTURE
 
 
 def test_nothing_is_in_a_picture_and_none_is_needed(posts: list[Post], tmp_path: Path) -> None:

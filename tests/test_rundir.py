@@ -310,32 +310,48 @@ def test_a_stage_is_redone_when_what_it_builds_on_changed(tmp_path: Path) -> Non
         assert not run.stage("round-1", after=["sft"], inputs={"prices": "7"}).done
 
 
-def test_a_stage_with_failures_is_run_again_where_that_is_wanted(tmp_path: Path) -> None:
-    def attempt(failures: int, retry: bool) -> bool:
-        """Whether the first stage was done already; it fails so often otherwise."""
-        with RunDir.open(tmp_path, CONFIG, retry=retry) as run:
-            draw = run.stage("draw")
-            done = draw.done
-            if not done:
-                with draw:
-                    draw.write_text("drawn.txt", f"{failures} failures")
-                    draw.failed(failures)
+def attempt(path: Path, failures: int, *, retry: bool, stop: str = "") -> list[str]:
+    """Run stages that fail so often; which ones were run. `stop` names one that is interrupted."""
+    ran = []
+    with contextlib.suppress(InterruptionError), RunDir.open(path, CONFIG, retry=retry) as run:
+        for name in ("draw", "grade"):
+            stage = run.stage(name)
+            if not stage.done:
+                with stage:
+                    ran.append(name)
+                    if name == stop:
+                        raise InterruptionError
+                    (stage.scratch / "answers").write_text("kept where something failed")
+                    stage.write_text(f"{name}.txt", f"{failures} failures")
+                    stage.failed(failures)
+        if not run.stage("judge", after=["draw"]).done:
+            ran.append("judge")
             finish(run, "judge", after=("draw",))
-            return done
+        run.write_json("metrics.json", {})
+    return ran
 
-    def begun() -> int:
-        return sum(one["kind"] == "started" for one in read_events(tmp_path))
 
-    assert not attempt(2, retry=False)
-    assert failures_by_stage(tmp_path) == {"draw": 2}
-    assert attempt(0, retry=False)
-    assert begun() == 2
-    assert not attempt(2, retry=True)
-    assert begun() == 3, "what builds on it is as it was"
-    assert not attempt(0, retry=True)
-    assert begun() == 5
+def test_a_stage_with_failures_is_run_again_where_that_is_wanted(tmp_path: Path) -> None:
+    assert attempt(tmp_path, 2, retry=False) == ["draw", "grade", "judge"]
+    assert failures_by_stage(tmp_path) == {"draw": 2, "grade": 2}
+    assert list((tmp_path / "scratch/draw").glob("*/answers")), "a retry need not begin anew"
+    assert attempt(tmp_path, 0, retry=False) == []
+    assert attempt(tmp_path, 2, retry=True) == ["draw", "grade"], "what builds on it is as it was"
+    assert attempt(tmp_path, 0, retry=True) == ["draw", "grade", "judge"]
     assert failures_by_stage(tmp_path) == {}
-    assert attempt(0, retry=True)
+    assert not (tmp_path / "scratch").exists()
+    assert attempt(tmp_path, 0, retry=True) == []
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_stopped_retry_goes_on_where_it_was(tmp_path: Path, retry: bool) -> None:
+    attempt(tmp_path, 2, retry=False)
+    assert attempt(tmp_path, 2, retry=True, stop="grade") == ["draw", "grade"]
+    assert not (tmp_path / "metrics.json").exists(), "old results must not pass for these"
+    assert attempt(tmp_path, 2, retry=retry) == ["grade"]
+    assert (tmp_path / "metrics.json").exists()
+    assert attempt(tmp_path, 2, retry=False) == []
+    assert attempt(tmp_path, 2, retry=True) == ["draw", "grade"]
 
 
 def test_scratch_of_other_inputs_is_not_continued(tmp_path: Path) -> None:

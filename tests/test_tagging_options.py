@@ -32,7 +32,8 @@ from groundling.errors import ConfigError, InputError
 from groundling.fitted import open_fitted
 from groundling.records import Failure, Post
 from groundling.refineg import run_refineg
-from groundling.settings import load_config
+from groundling.rundir import read_events
+from groundling.settings import dump_yaml, load_config
 from groundling.tagging import member_seeds, pace_of, run_tagging
 
 POSTS = [
@@ -183,6 +184,38 @@ def test_pictures_of_a_release_are_looked_at(
     failures = {one.id: one.failure for one in read_predictions(tmp_path / "again.jsonl")}
     assert isinstance(failures.pop("p7"), Failure)
     assert set(failures.values()) == {None}
+
+
+def test_a_damaged_picture_costs_its_own_post_until_it_is_whole(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are learnt from; p4 chooses the epoch, and p7 is of test."""
+    images, run = release / "images", tmp_path / "run"
+    whole = {name: (images / f"{name}.jpg").read_bytes() for name in ("p4", "p7")}
+    for name in whole:
+        (images / f"{name}.jpg").write_bytes(b"no picture")
+    path = tmp_path / "small.yaml"
+    named = {"data": TextData(source=str(release), images=str(images))}
+    path.write_text(dump_yaml(recipe(release, vision=VISION).model_copy(update=named)))
+    call = ["tagger", "fit", "--config", str(path), "--out", str(run), "--quiet"]
+    assert main(call) == 0
+    told = "1 in evaluate-dev, 1 in evaluate-test, 2 in pictures; --retry tries these again"
+    assert told in capsys.readouterr().err
+    unread = json.loads((run / "unreadable.json").read_text())
+    assert list(unread) == [str(images / f"{name}.jpg") for name in whole]
+    without = fitted_on(run)
+
+    for name, data in whole.items():
+        (images / f"{name}.jpg").write_bytes(data)
+    assert main([*call, "--retry"]) == 0
+    assert "failures" not in capsys.readouterr().err
+    assert fitted_on(run) == without + 2
+
+
+def fitted_on(run: Path) -> int:
+    """How many posts the last fit learnt from."""
+    told = [one for one in read_events(run) if one["kind"] == "fitted"]
+    return int(told[-1]["payload"]["examples"])
 
 
 def test_a_text_tagger_says_nothing_of_pictures(

@@ -12,6 +12,7 @@ from groundling.infer import map_batches
 from groundling.models.base import GREEDY, ExpressionSampler, Grounder, Sampling
 from groundling.progress import Progress
 from groundling.records import (
+    NO_PICTURE,
     Box,
     Expression,
     Failure,
@@ -124,7 +125,7 @@ def predictions_of(
         rows = [by_query.get(query.id) for query in post.queries()]
         failure = next((row for row in rows if isinstance(row, Failure)), None)
         if any(row is None for row in rows):
-            failure = Failure("the post's picture is missing", "image")
+            failure = NO_PICTURE
         if failure is not None:
             found.append(PostPrediction(post.id, failure=failure))
             continue

@@ -15,16 +15,24 @@ from typing import Any
 from groundling.config import DirectConfig
 from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
 from groundling.data.jsonl import write_predictions
-from groundling.direct import NO_PICTURE, gathered
+from groundling.direct import gathered
 from groundling.evaluate import NAMES, floors
 from groundling.infer import map_batches
-from groundling.learnable import learnable, note_unreadable
+from groundling.learnable import learnable, look
 from groundling.models.base import DirectExample, DirectLearner
 from groundling.models.registry import compute_threads, open_direct
 from groundling.plan import check_fits
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import Box, Failure, PostPrediction, Prediction, Query, mendable
+from groundling.records import (
+    NO_PICTURE,
+    Box,
+    Failure,
+    PostPrediction,
+    Prediction,
+    Query,
+    mendable,
+)
 from groundling.rundir import RunDir
 from groundling.scoring.isr import score_isr
 from groundling.stage import Stage
@@ -44,8 +52,8 @@ def run_direct(
 ) -> dict[str, Any]:
     """Fine-tune and grade into the directory `out`, or go on where it was stopped.
 
-    With `retry`, posts are answered again where some failed. Returns what `metrics.json` says: the
-    stages `untuned` and `direct`, and the floors. Raises RunError for a directory of another
+    With `retry`, what failed in finished stages is tried again. Returns what `metrics.json` says:
+    the stages `untuned` and `direct`, and the floors. Raises RunError for a directory of another
     configuration and InputError where the model does not fit its device.
     """
     if config.check_memory:
@@ -61,15 +69,12 @@ def run_direct(
 
 def gather(run: RunDir, config: DirectConfig, quiet: bool = False) -> Corpus:
     """Posts with their pictures and gold boxes."""
-    stage = run.stage("data")
     if config.data.gmner is not None:
         corpus = read_release(config.data.gmner)
-        if not stage.done:
-            with stage:
-                cases = corpus.cases("train")
-                note_unreadable(stage, (case.query.image for case in cases), quiet)
+        look(run, (case.query.image for case in corpus.cases("train")), quiet=quiet)
         return corpus
     assert config.data.toyworld is not None
+    stage = run.stage("data")
     if not stage.done:
         with stage, stage.write_folder(WORLD) as folder:
             draw_world(folder, config.data.toyworld, config.seed)
@@ -78,7 +83,7 @@ def gather(run: RunDir, config: DirectConfig, quiet: bool = False) -> Corpus:
 
 def fine_tune(run: RunDir, config: DirectConfig, corpus: Corpus, quiet: bool) -> None:
     """Fine-tune on every training query whose picture can be read."""
-    stage = run.stage("tune", after=["data"])
+    stage = run.stage("tune", after=["data" if config.data.gmner is None else "pictures"])
     if stage.done:
         return
     cases = learnable(corpus.cases("train"), lambda case: case.query.image, run.path)

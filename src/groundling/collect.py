@@ -28,7 +28,7 @@ from groundling.data.expressions_jsonl import (
 from groundling.errors import DataError
 from groundling.journal import Journal
 from groundling.progress import Progress
-from groundling.records import ABSENT, Box, EntityType, Expression, Failure, Post
+from groundling.records import ABSENT, NO_PICTURE, Box, EntityType, Expression, Failure, Post
 
 DRAWN_BOX_WORDS = ("bounding box", "green box", "green rectangle", "green outline")
 """Words of an expression that speaks of the drawn box, which is on no other picture."""
@@ -197,7 +197,7 @@ def _described(
     known: list[Wanted] = []
     for want in asked:
         if want.image is None or want.box is None:
-            yield want, Failure("the post's picture is missing", "image")
+            yield want, NO_PICTURE
         else:
             marked.append((want.image, want.box))
             known.append(want)

@@ -21,9 +21,7 @@ from groundling.errors import DataError
 from groundling.journal import Journal
 from groundling.models.base import DirectGrounder
 from groundling.progress import Progress
-from groundling.records import Failure, Post, PostPrediction, Prediction, Query
-
-NO_PICTURE = Failure("the post's picture is missing", "image")
+from groundling.records import NO_PICTURE, Failure, Post, PostPrediction, Prediction, Query
 
 
 @dataclass

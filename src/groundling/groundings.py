@@ -15,7 +15,16 @@ from groundling.answers import Answer, answer_queries
 from groundling.infer import map_batches
 from groundling.models.base import GREEDY, DirectGrounder, ExpressionSampler, Grounder, Sampling
 from groundling.progress import Progress
-from groundling.records import Box, EntityType, Failure, Mention, Post, Prediction, Query
+from groundling.records import (
+    NO_PICTURE,
+    Box,
+    EntityType,
+    Failure,
+    Mention,
+    Post,
+    Prediction,
+    Query,
+)
 
 Item = tuple[Post, Mention]
 
@@ -233,7 +242,7 @@ def _spread(
     count: int, places: Sequence[int], found: Iterable[Located | Failure]
 ) -> list[Located | Failure]:
     """Answers at their places; those without a picture are failures."""
-    row: list[Located | Failure] = [Failure("the post has no picture", "image")] * count
+    row: list[Located | Failure] = [NO_PICTURE] * count
     for place, one in zip(places, found, strict=True):
         row[place] = one
     return row

@@ -22,7 +22,7 @@ from groundling.images import load_image
 from groundling.models.base import Assistant, Case, Embedder, Solved
 from groundling.models.registry import open_question
 from groundling.progress import Progress
-from groundling.records import Box, Failure, Post
+from groundling.records import NO_PICTURE, Box, Failure, Post
 from groundling.selection import Vectors, View, nearest
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class InContextGrounding:
         self, items: Sequence[Item], work: Path, progress: Progress | None = None
     ) -> list[Located | Failure]:
         """See `groundings.Grounding`. Examples are never taken from the mention's own post."""
-        row: list[Located | Failure] = [Failure("the post has no picture", "image")] * len(items)
+        row: list[Located | Failure] = [NO_PICTURE] * len(items)
         cases = [
             (place, Case(post.image, post.text, name_of(post, mention), mention.type))
             for place, (post, mention) in enumerate(items)

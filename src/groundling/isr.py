@@ -55,8 +55,8 @@ def run_isr(
 
     `base` is a finished run whose common stages are taken over instead of being done again.
     `watch` is called with each event of the run as it happens, such as the start and the end of a
-    stage; what it raises stops the run, which can go on later. With `retry`, stages are run again
-    within which something failed, and then those that build on what has changed.
+    stage; what it raises stops the run, which can go on later. With `retry`, what failed in
+    finished stages is tried again, and what builds on it is done anew if that changes it.
     Returns what `metrics.json` says. Raises RunError for a directory of another configuration and
     InputError where the models do not fit their device.
     """
@@ -124,7 +124,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
 
     Raises RunError where an endpoint leaves too much unanswered: those are asked again next time.
     """
-    stage = bench.run.stage(f"round-{t}-draw", after=[bench.stage_of(t - 1)])
+    stage = bench.run.stage(f"round-{t}-draw", after=["data", bench.stage_of(t - 1)])
     if stage.done:
         return
     config = bench.config

@@ -259,9 +259,13 @@ MENDABLE = (*PASSING, "answer", "image")
 be whole again. A model of one's own would fail again."""
 
 
+NO_PICTURE = Failure("the post's picture is missing", "image")
+
+
 def mendable(outcomes: Iterable[object]) -> int:
-    """How many outcomes are failures that a repetition may mend."""
-    return sum(isinstance(one, Failure) and one.stage in MENDABLE for one in outcomes)
+    """How many outcomes are failures that a repetition may mend; a post gets no picture by it."""
+    failures = [one for one in outcomes if isinstance(one, Failure) and one != NO_PICTURE]
+    return sum(one.stage in MENDABLE for one in failures)
 
 
 @dataclass(frozen=True, slots=True)

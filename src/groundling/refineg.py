@@ -3,8 +3,8 @@
     labelled posts → synthetic posts → tagger → mentions → refined mentions → boxes → scores
 
 `run_refineg` reads top to bottom like the method. Each step is a stage of the run directory. What
-the LLM answered lies in journals under `answers/`: it is not asked for twice, and what failed is
-asked for again by the same command.
+the LLM answered lies in journals under `answers/`: it is not asked for twice. What failed in a
+stage that is not finished is asked for again by the same command, in others by `--retry`.
 """
 
 from __future__ import annotations

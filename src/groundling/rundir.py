@@ -4,6 +4,7 @@
     events.jsonl         what happened and when; the only place that holds times
     stages/ scratch/     what is finished and what is in progress (`groundling.stage`)
     .lock .team          held by the one process that writes; by those that follow it
+    .retry               there while a retry is in progress, which any opening goes on with
     .tmp/                unfinished files, cleared on opening
 
 Of several processes (`groundling.team`) the leader holds the lock, writes, and decides what is
@@ -30,7 +31,17 @@ from groundling.journal import Journal, lock
 from groundling.provenance import drift
 from groundling.settings import Section, decisive
 from groundling.shared_files import SharedArtefacts
-from groundling.stage import OWN, Stage, digest, is_artefact, marker_path, owner_of, read_marker
+from groundling.stage import (
+    OWN,
+    RETRY,
+    Stage,
+    digest,
+    is_artefact,
+    mark_failed_stages,
+    marker_path,
+    owner_of,
+    read_marker,
+)
 from groundling.team import leads, team
 
 S = TypeVar("S", bound=Section)
@@ -69,7 +80,8 @@ class RunDir(SharedArtefacts):
     ) -> RunDir:
         """Create the run directory at `path`, or continue it.
 
-        With `retry`, finished stages within which something failed count as not done.
+        With `retry`, finished stages within which something failed count as not done, once: a retry
+        that was stopped goes on with those that it has not yet come to.
         Raises RunError if another process writes it, if it holds something else than a run, or if
         it belongs to another configuration or other data (`provenance["data"]`).
         """
@@ -81,6 +93,7 @@ class RunDir(SharedArtefacts):
             if us.leader:
                 run._take()
                 run._identify(now)
+                run._begin_retry()
             us.barrier()
             if not us.leader:
                 run._follow(now)
@@ -129,6 +142,12 @@ class RunDir(SharedArtefacts):
         self._open_events()
         self.event("created", **together)
 
+    def _begin_retry(self) -> None:
+        """Mark the stages to run again, unless a retry that was stopped has done so."""
+        if self.retry and not (self.path / RETRY).exists():
+            mark_failed_stages(self.path)
+            (self.path / RETRY).touch()
+
     def _follow(self, now: dict[str, Any]) -> None:
         """Check that the run that the leader has opened is the one that this process means."""
         if not (self.path / "config.yaml").exists():
@@ -164,7 +183,9 @@ class RunDir(SharedArtefacts):
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and leads():
+            (self.path / RETRY).unlink(missing_ok=True)
         self.close()
 
     def _open_events(self) -> None:

@@ -1,15 +1,15 @@
 """One stage of a run: done, or a block to run, which ends with a marker.
 
     stages/NAME.json     the marker of a finished stage: its inputs and its artefacts' digests
-    scratch/NAME/        what the stage keeps while it is in progress; gone when it is done
+    scratch/NAME/        what the stage keeps while it is in progress; gone when it is done whole
 
 A stage is done iff its marker exists, the stages it builds on are unchanged, and every artefact
 it names has the named digest. The marker is written last, so a kill at any instant leaves either
 a finished stage or one that is run again; running it again replaces artefacts by equal ones.
 
 The marker also counts what failed within the stage and may succeed another time (a call, a
-picture). A run that is opened with `retry` takes a stage with such failures for one that is not
-done.
+picture). Such a stage keeps its scratch, and counts as not done once a retry has marked it: it is
+then run again, for its failures alone where it works in batches.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from groundling.team import leads, team
 
 FOLDER = "stages"
 SCRATCH = "scratch"
+SUMMARY = "metrics.json"
+"""What a flow writes at its end; a run that is at work again has none."""
 
 
 class Run(Protocol):
     """What a stage asks of its run directory."""
 
     path: Path
-    retry: bool
-    """Whether stages within which something failed are to be run again."""
 
     def event(self, kind: str, stage: str | None = None, **payload: object) -> None:
         """Append one line to the run's events."""
@@ -58,7 +58,7 @@ class Stage(SharedArtefacts):
         self._failures = 0
         self._marker_path = marker_path(run.path, name)
         self.done = team().broadcast(leads() and self._check())
-        if self.done:
+        if self.done and not (read_marker(run.path, name) or {}).get("failures"):
             self._clear_scratch()
 
     @property
@@ -70,6 +70,7 @@ class Stage(SharedArtefacts):
 
     def __enter__(self) -> Stage:
         if leads():
+            (self._root / SUMMARY).unlink(missing_ok=True)
             self._undo()
             self._clear_stale_scratch()
         team().barrier()
@@ -91,7 +92,8 @@ class Stage(SharedArtefacts):
         team().barrier()  # nobody reads the scratch any more
         if leads():
             self._write_marker()
-            self._clear_scratch()
+            if not self._failures:
+                self._clear_scratch()
         team().barrier()
         self.done = True
         self._run.event("finished", self.name)
@@ -118,7 +120,7 @@ class Stage(SharedArtefacts):
             problem = "its inputs have changed"
         else:
             problem = _damage(self._root, marker["artefacts"])
-            if not problem and self._run.retry and "failures" in marker:
+            if not problem and "again" in marker:
                 problem = f"what failed within it, {marker['failures']} in all, is tried again"
         if problem:
             self._run.event("undone", self.name, reason=problem)
@@ -178,12 +180,20 @@ def read_marker(root: Path, stage: str) -> dict[str, Any] | None:
 
 def failures_by_stage(root: Path) -> dict[str, int]:
     """How much failed within each finished stage of the run directory `root`, where any did."""
-    markers = {path.stem: read_marker(root, path.stem) for path in (root / FOLDER).glob("*.json")}
-    return {
-        name: marker["failures"]
-        for name, marker in sorted(markers.items())
-        if marker is not None and "failures" in marker
-    }
+    return {name: marker["failures"] for name, marker in _failed_markers(root).items()}
+
+
+def mark_failed_stages(root: Path) -> None:
+    """Have finished stages within which something failed count as not done, until run again."""
+    for name, marker in _failed_markers(root).items():
+        text = json.dumps({**marker, "again": True}, ensure_ascii=False, indent=2) + "\n"
+        atomic.write_bytes(marker_path(root, name), text.encode())
+
+
+def _failed_markers(root: Path) -> dict[str, dict[str, Any]]:
+    names = sorted(path.stem for path in (root / FOLDER).glob("*.json"))
+    markers = {name: read_marker(root, name) for name in names}
+    return {name: one for name, one in markers.items() if one is not None and "failures" in one}
 
 
 def owner_of(root: Path, name: str) -> str | None:
@@ -196,7 +206,10 @@ def owner_of(root: Path, name: str) -> str | None:
     return None
 
 
-OWN = {"config.yaml", "events.jsonl", FOLDER, SCRATCH, ".lock", ".team", ".tmp"}
+RETRY = ".retry"
+"""Lies in a run directory while a retry is in progress."""
+
+OWN = {"config.yaml", "events.jsonl", FOLDER, SCRATCH, RETRY, ".lock", ".team", ".tmp"}
 """A run directory's own files, which are no artefacts."""
 
 

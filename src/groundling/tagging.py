@@ -4,6 +4,7 @@
                                 ensemble, each member in a folder
     predictions/SPLIT.jsonl     its mentions, all said to be absent from the picture
     scores/SPLIT.json           F1 of the mentions, of GMNER so, and how good the confidences are
+    unreadable.json             pictures of train and dev that were left out, for taggers that look
     metrics.json                the epochs, the temperature and all scores; with knowledge, how
                                 many posts have none
 
@@ -66,7 +67,7 @@ def run_tagging(
 ) -> dict[str, Any]:
     """Fit, calibrate, tag and score into the directory `out`, or go on where it was stopped.
 
-    With `retry`, a split is tagged again where posts failed. Returns what `metrics.json` says.
+    With `retry`, what failed in finished stages is tried again. Returns what `metrics.json` says.
     Raises RunError for a directory of another configuration or of other posts, DataError for posts
     that cannot be read, InputError for a tagger that cannot be opened.
     """
@@ -152,9 +153,10 @@ def fit(
     come from.
     """
     posts: Sequence[Post] = splits["train"]
+    dev: Sequence[Post] = splits["dev"]
     if config.tagger.vision is not None:
-        after = [*after, look(run, (post.image for post in posts), after, quiet)]
-        posts = learnable(posts, lambda post: post.image, run.path)
+        after = [*after, look(run, (post.image for post in (*posts, *dev)), after, quiet)]
+        posts, dev = (learnable(part, lambda post: post.image, run.path) for part in (posts, dev))
     stage = run.stage("fit", after=after)
     if stage.done:
         return
@@ -170,7 +172,7 @@ def fit(
             seeds = member_seeds(config)
             members = [_Member(stage, config, *one) for one in enumerate(seeds)]
             for member in members:
-                member.fit(train, splits["dev"], quiet)
+                member.fit(train, dev, quiet)
             folders = [member.best_folder for member in members]
             if config.tagger.uncertainty.kind == "ensemble":
                 tagger = open_ensemble(config.tagger, scheme, folders)
@@ -178,7 +180,7 @@ def fit(
             else:
                 tagger = open_tagger(config.tagger, scheme, folders[0])
                 told = members[0].told
-        tagger.calibrate(splits["dev"])
+        tagger.calibrate(dev)
         with stage.write_folder(TAGGER) as folder:
             tagger.save(folder)
         stage.write_json("fit.json", told | {"temperature": tagger.temperature})

@@ -28,7 +28,7 @@ from groundling.data.expressions_jsonl import EntityExpression, write_expression
 from groundling.errors import RunError
 from groundling.evaluate import floors
 from groundling.experts import collect_experts
-from groundling.learnable import learnable, note_unreadable
+from groundling.learnable import learnable, look
 from groundling.models.base import ExpressionSampler, Grounder, Sampler, Writer
 from groundling.models.registry import (
     compute_threads,
@@ -114,16 +114,19 @@ class Workbench:
     ) -> None:
         if self._sampler is not None:
             self._sampler.close()
-        self.run.close()
+        self.run.__exit__(kind, fault, trace)
 
     # ------------------------------------------------------------------------------------- data
 
     def gather(self) -> None:
         """Posts with their pictures, expert expressions (§3.2), D_SFT and D_PL (§3.4.1)."""
         config = self.config
-        stage = self.run.stage("data")
+        looked: list[str] = []
         if config.data.gmner is not None:
             self.corpus = read_release(config.data.gmner)
+            shown = (case.query.image for case in self.corpus.cases("train"))
+            looked = [look(self.run, shown, quiet=self.quiet)]
+        stage = self.run.stage("data", after=looked)
         if not stage.done:
             with stage:
                 if config.data.toyworld is not None:
@@ -131,9 +134,6 @@ class Workbench:
                     with stage.write_folder(WORLD) as folder:
                         draw_world(folder, config.data.toyworld, config.seed)
                     self._read_world()
-                else:
-                    cases = self.corpus.cases("train")
-                    note_unreadable(stage, (case.query.image for case in cases), self.quiet)
                 self._annotate()
                 experts = [
                     EntityExpression(

@@ -138,7 +138,8 @@ def test_failures_of_finished_stages_are_tried_again_where_wanted(
     run, picture = tmp_path / "run", tmp_path / "release/images/test_0_0_0.jpg"
     whole = picture.read_bytes()
     picture.write_bytes(whole[:200])
-    with FaultServer(script=Vllm("NASA2")) as server:
+    vllm = Vllm("NASA2")
+    with FaultServer(script=vllm) as server:
         config = drawn_by(release, server, tolerate=0.1)
         run_isr(config, run, quiet=True)
         graded = {f"evaluate-{name}": 1 for name in ("round-1", "round-2", "sft", "untuned")}
@@ -148,6 +149,7 @@ def test_failures_of_finished_stages_are_tried_again_where_wanted(
         run_isr(config, run, quiet=True, retry=True)
     assert failures_by_stage(run) == {}
     assert len(expressions(run, 1)) == 20
+    assert sum(vllm.drawn.values()) == 10 + 1 + 2 * 10, "of round 1 what failed alone, then round 2"
     again = {one["stage"] for one in read_events(run)[before:] if one["kind"] == "started"}
     assert {*graded, "round-1-draw", "round-1-update", "round-2-draw"} <= again
     assert not again & {"data", "sft"}

@@ -82,7 +82,11 @@ def test_a_damaged_picture_costs_its_own_query_until_it_is_whole(
     assert path == str(images / f"{ONE_OF_TRAIN}.jpg")
     said = read_predictions(run / f"predictions/{last}/test.jsonl")
     assert [one.id for one in said if one.failure and one.failure.stage == "image"] == [ONE_OF_TEST]
-    assert failures_by_stage(run) == {"data": 1, "evaluate-untuned": 1, f"evaluate-{last}": 1}
+    assert failures_by_stage(run) == {
+        "pictures": 1,
+        "evaluate-untuned": 1,
+        f"evaluate-{last}": 1,
+    }
     assert examples(run) == {fit: count - 1 for fit, count in counts.items()}
 
     for name, data in whole.items():
@@ -94,14 +98,31 @@ def test_a_damaged_picture_costs_its_own_query_until_it_is_whole(
     assert examples(run) == counts
 
 
-def test_a_release_of_damaged_pictures_is_refused(tmp_path: Path) -> None:
-    start = isr(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
-    for picture in (tmp_path / "release/images").iterdir():
-        picture.write_bytes(b"")
-    with pytest.raises(DataError, match="no training picture can be read; check their folder"):
+@pytest.mark.parametrize("flow", [isr, direct])
+def test_a_release_of_damaged_pictures_is_refused_until_they_are_whole(
+    flow: Callable[..., Start], tmp_path: Path
+) -> None:
+    start = flow(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
+    pictures = {path: path.read_bytes() for path in (tmp_path / "release/images").iterdir()}
+    for path in pictures:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"no picture to learn from can be read, first .*\.jpg"):
         start()
-    reasons = json.loads((tmp_path / "run/unreadable.json").read_text())
-    assert len(reasons) == 12
+    assert len(json.loads((tmp_path / "run/unreadable.json").read_text())) == 12
+    for path, data in pictures.items():
+        path.write_bytes(data)
+    start()
+    assert failures_by_stage(tmp_path / "run").keys() <= {"evaluate-untuned", "evaluate-direct"}
+
+
+def test_a_retry_looks_again_though_nothing_failed_before(tmp_path: Path) -> None:
+    start = direct(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
+    start()
+    picture = tmp_path / f"release/images/{ONE_OF_TRAIN}.jpg"
+    picture.write_bytes(b"")
+    assert examples(tmp_path / "run") == {"tune": 12}
+    start(retry=True)
+    assert examples(tmp_path / "run") == {"tune": 11}
 
 
 def examples(run: Path) -> dict[str, int]:

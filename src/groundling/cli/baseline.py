@@ -19,8 +19,9 @@ examples:
   groundling baseline direct --config recipes/paper/table1-direct.yaml --out runs/direct
   groundling score runs/direct/predictions/direct/test.jsonl --gold twitter-gmner --rule isr
 
-The same command continues a stopped run; --retry answers again where queries failed. Full
-supervised fine-tuning is `groundling isr` with `rounds: 0` and all training queries in D_SFT.
+The same command continues a stopped run. Pictures that cannot be read are on record, and --retry
+looks again. Full supervised fine-tuning is `groundling isr` with `rounds: 0` and all training
+queries in D_SFT.
 
 configuration (YAML keys, and what --set takes):
 """

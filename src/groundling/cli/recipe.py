@@ -28,7 +28,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="override a key of the configuration; may be given again",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--json", action="store_true", help="print what metrics.json says")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def add_retry_option(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_retry_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="run finished stages again where something failed, and what builds on their results",
+        help="try again what failed in finished stages; what builds on it follows if that changes",
     )
 
 
@@ -58,7 +58,7 @@ def configured(args: argparse.Namespace, kind: type[C]) -> tuple[C, Path]:
     if args.seed is not None:
         overrides = {**overrides, "seed": args.seed}
     config = load_config(kind, Path(args.config), overrides)
-    seed = config.model_dump(include={"seed"})["seed"]
+    seed = dict(config)["seed"]
     return config, Path(args.out or f"runs/{Path(args.config).stem}-seed{seed}")
 
 

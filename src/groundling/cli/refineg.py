@@ -29,8 +29,9 @@ examples:
   groundling refineg synth --config recipes/refineg-toy.yaml --out runs/refineg
   groundling refineg run --config recipes/refineg-toy.yaml --out runs/refineg --seed 1
 
-The same command continues a stopped run. A stage ends where no more calls have failed than
-`tolerate` says and answers that cannot be read are recorded; --retry asks for all of these again.
+The same command continues a stopped run. Where more calls of a stage fail than `tolerate` says, the
+run stops there, and the same command asks for those again. Fewer, and answers that cannot be read,
+are recorded, and --retry asks for them again.
 
 configuration (YAML keys, and what --set takes):
 """

@@ -24,7 +24,8 @@ examples:
   groundling tagger fit --config recipes/gmner/minilm-crf.yaml --seed 1 --out runs/crf-1
   groundling score runs/crf-1/predictions/test.jsonl --gold twitter-gmner --split test --rule span
 
-The same command continues a stopped run; --retry tags again where posts failed.
+The same command continues a stopped run. Posts that could not be tagged, and pictures that could
+not be learnt from, are on record, and --retry tries them again.
 
 configuration (YAML keys, and what --set takes):
 """
