@@ -55,9 +55,9 @@ def test_a_dry_run_stops_goes_on_and_measures_every_stage(
     measured = tmp_path / "measured.json"
 
     ticks = itertools.count()  # each look at the clock is a second
-    assert paper_shapes.main([*words, "--minutes", "0.1"], lambda: next(ticks)) == 3
+    assert paper_shapes.main([*words, "--minutes", "0.14"], lambda: next(ticks)) == 3
     first = json.loads(measured.read_text())["stages"]
-    assert list(first) == ["data", "grounder"], "those that begin before second 6"
+    assert list(first) == ["pictures", "data", "grounder"], "those that begin before second 8"
     assert not json.loads(capsys.readouterr().out)["complete"]
 
     assert paper_shapes.main(words) == 0
@@ -68,7 +68,7 @@ def test_a_dry_run_stops_goes_on_and_measures_every_stage(
     assert all(stage["seconds"] > 0 and stage["projected_s"] > 0 for stage in told["stages"])
     assert told["peak_gib"] is None, "no memory is measured on a CPU"
     assert {name: stages[name] for name in first} == first
-    assert [one["resumed"] for one in stages.values()] == [False] * 2 + [True] * 8
+    assert [one["resumed"] for one in stages.values()] == [False] * 3 + [True] * 8
     text = (tmp_path / "paper-shapes.md").read_text()
     for name in PLANNED:
         memory, time = cells(text, name)

@@ -343,15 +343,15 @@ def test_a_stage_with_failures_is_run_again_where_that_is_wanted(tmp_path: Path)
     assert attempt(tmp_path, 0, retry=True) == []
 
 
-@pytest.mark.parametrize("retry", [True, False])
-def test_a_stopped_retry_goes_on_where_it_was(tmp_path: Path, retry: bool) -> None:
+def test_a_stopped_retry_goes_on_where_it_was_and_loses_nothing(tmp_path: Path) -> None:
     attempt(tmp_path, 2, retry=False)
-    assert attempt(tmp_path, 2, retry=True, stop="grade") == ["draw", "grade"]
+    assert attempt(tmp_path, 1, retry=True, stop="grade") == ["draw", "grade"]
     assert not (tmp_path / "metrics.json").exists(), "old results must not pass for these"
-    assert attempt(tmp_path, 2, retry=retry) == ["grade"]
+    assert (tmp_path / "grade.txt").read_text() == "2 failures"
+    assert attempt(tmp_path, 2, retry=False) == ["judge"], "what was changed, and no more"
     assert (tmp_path / "metrics.json").exists()
-    assert attempt(tmp_path, 2, retry=False) == []
-    assert attempt(tmp_path, 2, retry=True) == ["draw", "grade"]
+    assert attempt(tmp_path, 1, retry=True) == ["grade"]
+    assert attempt(tmp_path, 1, retry=True) == ["draw", "grade"]
 
 
 def test_scratch_of_other_inputs_is_not_continued(tmp_path: Path) -> None:

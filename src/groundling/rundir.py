@@ -4,7 +4,7 @@
     events.jsonl         what happened and when; the only place that holds times
     stages/ scratch/     what is finished and what is in progress (`groundling.stage`)
     .lock .team          held by the one process that writes; by those that follow it
-    .retry               there while a retry is in progress, which any opening goes on with
+    .retry               there while a retry is in progress, which the next one goes on with
     .tmp/                unfinished files, cleared on opening
 
 Of several processes (`groundling.team`) the leader holds the lock, writes, and decides what is
@@ -80,8 +80,8 @@ class RunDir(SharedArtefacts):
     ) -> RunDir:
         """Create the run directory at `path`, or continue it.
 
-        With `retry`, finished stages within which something failed count as not done, once: a retry
-        that was stopped goes on with those that it has not yet come to.
+        With `retry`, finished stages within which something failed count as not done, once: after a
+        retry that was stopped the next one goes on with those that it has not yet come to.
         Raises RunError if another process writes it, if it holds something else than a run, or if
         it belongs to another configuration or other data (`provenance["data"]`).
         """
@@ -184,7 +184,7 @@ class RunDir(SharedArtefacts):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and leads():
+        if kind is None and self.retry and leads():
             (self.path / RETRY).unlink(missing_ok=True)
         self.close()
 

@@ -8,8 +8,8 @@ it names has the named digest. The marker is written last, so a kill at any inst
 a finished stage or one that is run again; running it again replaces artefacts by equal ones.
 
 The marker also counts what failed within the stage and may succeed another time (a call, a
-picture). Such a stage keeps its scratch, and counts as not done once a retry has marked it: it is
-then run again, for its failures alone where it works in batches.
+picture). Such a stage keeps its scratch, and a retry, once it has marked it, runs it again: for its
+failures alone where it works in batches. What it holds stays until the new is whole.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Run(Protocol):
     """What a stage asks of its run directory."""
 
     path: Path
+    retry: bool
+    """Whether stages that a retry has marked are run again."""
 
     def event(self, kind: str, stage: str | None = None, **payload: object) -> None:
         """Append one line to the run's events."""
@@ -56,6 +58,7 @@ class Stage(SharedArtefacts):
         self._inputs = inputs
         self._artefacts: dict[str, dict[str, object]] = {}
         self._failures = 0
+        self._again = False
         self._marker_path = marker_path(run.path, name)
         self.done = team().broadcast(leads() and self._check())
         if self.done and not (read_marker(run.path, name) or {}).get("failures"):
@@ -71,7 +74,8 @@ class Stage(SharedArtefacts):
     def __enter__(self) -> Stage:
         if leads():
             (self._root / SUMMARY).unlink(missing_ok=True)
-            self._undo()
+            if not self._again:
+                self._undo()
             self._clear_stale_scratch()
         team().barrier()
         self.done = False
@@ -91,6 +95,7 @@ class Stage(SharedArtefacts):
             return
         team().barrier()  # nobody reads the scratch any more
         if leads():
+            self._remove_stale()
             self._write_marker()
             if not self._failures:
                 self._clear_scratch()
@@ -120,7 +125,8 @@ class Stage(SharedArtefacts):
             problem = "its inputs have changed"
         else:
             problem = _damage(self._root, marker["artefacts"])
-            if not problem and "again" in marker:
+            if not problem and self._run.retry and "again" in marker:
+                self._again = True
                 problem = f"what failed within it, {marker['failures']} in all, is tried again"
         if problem:
             self._run.event("undone", self.name, reason=problem)
@@ -128,11 +134,15 @@ class Stage(SharedArtefacts):
 
     def _undo(self) -> None:
         """Remove what an earlier, no longer valid attempt left: its artefacts, then its marker."""
+        self._remove_stale()
+        self._marker_path.unlink(missing_ok=True)
+
+    def _remove_stale(self) -> None:
+        """Remove the artefacts of an earlier attempt that this one has not written."""
         marker = read_marker(self._root, self.name) or {"artefacts": {}}
         for name in marker["artefacts"]:
-            if is_artefact(name):
+            if is_artefact(name) and name not in self._artefacts:
                 (self._root / name).unlink(missing_ok=True)
-        self._marker_path.unlink(missing_ok=True)
 
     def _write_marker(self) -> None:
         marker: dict[str, Any] = {"inputs": self._inputs}
@@ -184,7 +194,7 @@ def failures_by_stage(root: Path) -> dict[str, int]:
 
 
 def mark_failed_stages(root: Path) -> None:
-    """Have finished stages within which something failed count as not done, until run again."""
+    """Mark the finished stages within which something failed for a retry, until run again."""
     for name, marker in _failed_markers(root).items():
         text = json.dumps({**marker, "again": True}, ensure_ascii=False, indent=2) + "\n"
         atomic.write_bytes(marker_path(root, name), text.encode())
