@@ -75,7 +75,7 @@ def test_but_not_with_another_model_or_way_to_read_boxes(
 def test_nor_with_other_posts(data: Path) -> None:
     begin(data)
     write_posts(data / "test.jsonl", posts("Hood", "Kursk", image=str(data / "p.png")), CCKS)
-    with pytest.raises(RunError, match=r"another configuration \(data\.test: was"):
+    with pytest.raises(RunError, match=r"another configuration \(data\.test: was another"):
         begin(data)
 
 

@@ -13,6 +13,7 @@ import torch
 from groundling import tagging
 from groundling.cli.tagger import metrics_table
 from groundling.config_gmner import TaggerConfig, TaggerOptimiser, TaggingConfig, TextData
+from groundling.corpus import fingerprint
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.data.knowledge import Told, write_knowledge
@@ -317,9 +318,10 @@ def test_other_knowledge_is_another_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_of_the_run_includes_what_is_known_of_posts() -> None:
-    plain = tagging.fingerprint(POSTS)
-    assert plain == tagging.fingerprint(list(POSTS))
-    assert plain != tagging.fingerprint([replace(POSTS[0], knowledge="x"), *POSTS[1:]])
+    plain = fingerprint(POSTS)
+    assert plain == fingerprint(list(POSTS))
+    assert plain != fingerprint([replace(POSTS[0], knowledge="x"), *POSTS[1:]])
+    assert plain == fingerprint([replace(POSTS[0], image="elsewhere.png"), *POSTS[1:]])
 
 
 def test_the_release_without_its_pictures_is_enough(tmp_path: Path) -> None:

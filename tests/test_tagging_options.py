@@ -201,7 +201,7 @@ def test_a_damaged_picture_costs_its_own_post_until_it_is_whole(
     assert main(call) == 0
     told = "1 in evaluate-dev, 1 in evaluate-test, 2 in pictures; --retry tries these again"
     assert told in capsys.readouterr().err
-    unread = json.loads((run / "unreadable.json").read_text())
+    unread = json.loads((run / "unreadable.json").read_text())["unreadable"]
     assert list(unread) == [str(images / f"{name}.jpg") for name in whole]
     without = fitted_on(run)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from groundling.config import DirectConfig
-from groundling.corpus import Corpus, SplitName, draw_world, read_release, read_world
+from groundling.corpus import Case, Corpus, SplitName, draw_world, read_release, read_world
 from groundling.data.jsonl import write_predictions
 from groundling.direct import gathered
 from groundling.evaluate import NAMES, floors
 from groundling.infer import map_batches
-from groundling.learnable import learnable, look
+from groundling.learnable import look
 from groundling.models.base import DirectExample, DirectLearner
 from groundling.models.registry import compute_threads, open_direct
 from groundling.plan import check_fits
@@ -58,35 +58,37 @@ def run_direct(
     """
     if config.check_memory:
         check_fits(config)
-    known = provenance(threads=compute_threads())
+    given = None if config.data.gmner is None else read_release(config.data.gmner)
+    known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
     with RunDir.open(out, config, known, retry=retry) as run:
-        corpus = gather(run, config, quiet)
-        fine_tune(run, config, corpus, quiet)
+        corpus, cases = gather(run, config, given, quiet)
+        fine_tune(run, config, cases, quiet)
         grade(run, config, corpus, "untuned", quiet)
         grade(run, config, corpus, "direct", quiet)
         return conclude(run, corpus)
 
 
-def gather(run: RunDir, config: DirectConfig, quiet: bool = False) -> Corpus:
-    """Posts with their pictures and gold boxes."""
-    if config.data.gmner is not None:
-        corpus = read_release(config.data.gmner)
-        look(run, (case.query.image for case in corpus.cases("train")), quiet=quiet)
-        return corpus
+def gather(
+    run: RunDir, config: DirectConfig, given: Corpus | None, quiet: bool = False
+) -> tuple[Corpus, list[Case]]:
+    """Posts with their pictures and gold boxes, and what there is to learn from."""
+    if given is not None:
+        looked = look(run, given.posts_with_entities("train"), quiet=quiet)
+        return given, given.training(looked.learnable(given.splits["train"]))
     assert config.data.toyworld is not None
     stage = run.stage("data")
     if not stage.done:
         with stage, stage.write_folder(WORLD) as folder:
             draw_world(folder, config.data.toyworld, config.seed)
-    return read_world(run.path / WORLD, config.seed)
+    corpus = read_world(run.path / WORLD, config.seed)
+    return corpus, corpus.cases("train")
 
 
-def fine_tune(run: RunDir, config: DirectConfig, corpus: Corpus, quiet: bool) -> None:
-    """Fine-tune on every training query whose picture can be read."""
+def fine_tune(run: RunDir, config: DirectConfig, cases: Sequence[Case], quiet: bool) -> None:
+    """Fine-tune on every training query."""
     stage = run.stage("tune", after=["data" if config.data.gmner is None else "pictures"])
     if stage.done:
         return
-    cases = learnable(corpus.cases("train"), lambda case: case.query.image, run.path)
     examples = [DirectExample(case.query, case.entity.largest_box) for case in cases]
     with stage:
         model = open_direct(config.model, config.lora, config.seed)

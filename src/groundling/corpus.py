@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +26,11 @@ class Case:
     query: Query
     entity: Entity
 
+    @property
+    def post_id(self) -> str:
+        """Of the post that it is a part of."""
+        return self.query.id.rpartition("#")[0]
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -43,9 +50,22 @@ class Corpus:
             for query, entity in zip(post.queries(), post.entities, strict=True)
         ]
 
+    def training(self, posts: Sequence[Post]) -> list[Case]:
+        """The training cases of these posts."""
+        ids = {post.id for post in posts}
+        return [case for case in self.cases("train") if case.post_id in ids]
+
     def pictures(self) -> list[str]:
         """Every picture, split by split; each once."""
         return list(dict.fromkeys(post.image for post in self._posts() if post.image is not None))
+
+    def posts_with_entities(self, split: SplitName) -> list[Post]:
+        """The posts of a split that there is something to ask about."""
+        return [post for post in self.splits[split] if post.entities]
+
+    def fingerprints(self) -> dict[str, str]:
+        """By split, a digest of its posts."""
+        return {name: fingerprint(posts) for name, posts in self.splits.items()}
 
     def without_picture(self) -> int:
         """How many posts have none."""
@@ -54,6 +74,12 @@ class Corpus:
     def _posts(self) -> Iterator[Post]:
         for posts in self.splits.values():
             yield from posts
+
+
+def fingerprint(posts: Sequence[Post]) -> str:
+    """A digest of posts, in order, with all that is known of them but where their pictures lie."""
+    rows = [asdict(replace(post, image=None)) for post in posts]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read_corpus(source: Path, images: Path | None) -> Corpus:

@@ -32,7 +32,7 @@ def _from_file(cases: Sequence[Case], path: Path) -> dict[str, str]:
     experts: dict[str, str] = {}
     missing: list[str] = []
     for case in cases:
-        post_id = case.query.id.rpartition("#")[0]
+        post_id = case.post_id
         found = written.get((post_id, case.entity.name, case.entity.type))
         if not case.entity.groundable:
             experts[case.query.id] = ABSENT

@@ -2,67 +2,86 @@
 
 All pictures to learn from are read once before anything is trained, so that a damaged file costs
 its own queries and not the run, hours into it. Such files are on record with their reasons in
-`unreadable.json`. What a model is asked about is asked in any case, and fails one by one.
+`unreadable.json`, and posts without a picture beside them: what a run learns from does not change
+under it. What a model is asked about is asked in any case, and fails one by one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass
 
 from groundling.errors import DataError, ImageError
 from groundling.images import load_image
 from groundling.progress import Progress
+from groundling.records import Post
 from groundling.rundir import RunDir
 from groundling.team import leads
-
-T = TypeVar("T")
 
 NAME = "unreadable.json"
 THREADS = 4
 """Pillow lets go of the interpreter while it decodes."""
 
 
-def look(
-    run: RunDir, pictures: Iterable[str | None], after: Sequence[str] = (), quiet: bool = False
-) -> str:
-    """A stage that notes which pictures cannot be read; its name. None is no picture.
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a run found when it looked, and the stage that holds it."""
 
-    A retry always looks again. Raises DataError where no picture can be read.
+    stage: str
+    unreadable: Mapping[str, str]
+    """Pictures that cannot be read, and why."""
+    missing: frozenset[str]
+    """Posts that had no picture, by id."""
+
+    def learnable(self, posts: Sequence[Post]) -> list[Post]:
+        """The posts but those with unreadable pictures, or with pictures that came later."""
+        return [
+            post
+            for post in posts
+            if post.image is None
+            or (post.image not in self.unreadable and post.id not in self.missing)
+        ]
+
+
+def look(
+    run: RunDir, posts: Sequence[Post], after: Sequence[str] = (), quiet: bool = False
+) -> Looked:
+    """A stage that notes which pictures of posts to learn from are missing or cannot be read.
+
+    What it found stays true for the run, until a retry looks again. Raises DataError where no
+    picture can be read, and where one is gone since.
     """
     stage = run.stage("pictures", after=after)
-    if stage.done and not run.retry:
-        return stage.name
-    paths = [path for path in dict.fromkeys(pictures) if path is not None]
-    with stage:
-        stage.write_json(NAME, _faults(paths, quiet) if leads() else {})
-        faults = _noted(run.path)
-        if paths and len(faults) == len(paths):
-            raise DataError(
-                run.path / NAME,
-                f"no picture to learn from can be read, first {faults[paths[0]]}",
-            )
-        stage.event("looked", pictures=len(paths), unreadable=len(faults))
-        stage.failed(len(faults))
-    return stage.name
-
-
-def learnable(items: Sequence[T], picture: Callable[[T], str | None], run: Path) -> list[T]:
-    """Those of the items whose pictures the run at `run` could read, or that have none.
-
-    All of them where nobody looked: a run's own world is drawn whole.
-    """
-    faults = _noted(run)
-    return [item for item in items if picture(item) not in faults]
-
-
-def _noted(run: Path) -> dict[str, str]:
-    path = run / NAME
-    found: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    if not stage.done or run.retry:
+        with stage:
+            paths = [path for path in dict.fromkeys(post.image for post in posts) if path]
+            faults = _faults(paths, quiet) if leads() else {}
+            missing = [post.id for post in posts if post.image is None]
+            stage.write_json(NAME, {"unreadable": faults, "missing": missing})
+            found = _noted(run, stage.name)
+            if paths and len(found.unreadable) == len(paths):
+                first = found.unreadable[paths[0]]
+                raise DataError(
+                    run.path / NAME, f"no picture to learn from can be read, first {first}"
+                )
+            stage.event("looked", pictures=len(paths), unreadable=len(found.unreadable))
+            stage.failed(len(found.unreadable))
+    found = _noted(run, stage.name)
+    gone = [post.id for post in posts if post.image is None and post.id not in found.missing]
+    if gone:
+        raise DataError(
+            run.path / NAME,
+            f"{len(gone)} pictures are gone since the run began, first that of post {gone[0]}; "
+            "put them back, or go on without them by --retry",
+        )
     return found
+
+
+def _noted(run: RunDir, stage: str) -> Looked:
+    told = json.loads((run.path / NAME).read_bytes())
+    return Looked(stage, told["unreadable"], frozenset(told["missing"]))
 
 
 def _faults(paths: Sequence[str], quiet: bool) -> dict[str, str]:

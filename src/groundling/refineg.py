@@ -19,7 +19,14 @@ from typing import Any
 from groundling.asking import refuse_losses
 from groundling.assistants import Assistants
 from groundling.config_gmner import RefinegConfig, TaggingConfig, TextData
-from groundling.corpus import SplitName, draw_labelled, draw_world, read_labelled, read_world
+from groundling.corpus import (
+    SplitName,
+    draw_labelled,
+    draw_world,
+    fingerprint,
+    read_labelled,
+    read_world,
+)
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
@@ -35,7 +42,7 @@ from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.screening import training_posts
 from groundling.stage import Stage
 from groundling.synthesise import synthesise
-from groundling.tagging import TAGGER, fingerprint, fit, tag_split, ungrounded
+from groundling.tagging import TAGGER, fit, tag_split, ungrounded
 
 STAGES = ("synth", "fit", "refine", "ground")
 """Where a call may end, in order."""

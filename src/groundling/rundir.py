@@ -163,10 +163,13 @@ class RunDir(SharedArtefacts):
         then = _read_identity(self.path)
         before, after = (decisive(self._kind, one["config"]) for one in (then, now))
         changed = drift(before, after)
-        changed |= drift(then["provenance"].get("data"), now["provenance"].get("data"), "data")
-        if changed:
+        data = drift(then["provenance"].get("data"), now["provenance"].get("data"), "data")
+        if changed or data:
             told = "; ".join(
-                f"{key}: was {was}, is {value}" for key, (was, value) in changed.items()
+                [
+                    *(f"{key}: was {was}, is {value}" for key, (was, value) in changed.items()),
+                    *(f"{key}: was another" for key in data),
+                ]
             )
             raise RunError(
                 f"{self.path}: the run belongs to another configuration ({told}); "

@@ -14,11 +14,9 @@ alone is worth.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +25,14 @@ import numpy as np
 from groundling import atomic
 from groundling.calibration import measure
 from groundling.config_gmner import TaggerOptimiser, TaggingConfig, TextData
+from groundling.corpus import fingerprint
 from groundling.data.formats import guess_format, read_splits
 from groundling.data.jsonl import write_predictions
 from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowledge
 from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
-from groundling.learnable import learnable, look
+from groundling.learnable import look
 from groundling.models.base import FittedTagger, Tagger, TrainableTagger
 from groundling.models.registry import compute_threads, open_ensemble, open_tagger
 from groundling.progress import Progress
@@ -131,12 +130,6 @@ def knowledge_gaps(splits: Splits) -> dict[str, dict[str, int]]:
     }
 
 
-def fingerprint(posts: Sequence[Post]) -> str:
-    """A digest of posts, in order, with all that is known of them."""
-    text = json.dumps([asdict(post) for post in posts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 # --------------------------------------------------------------------------------------------- fit
 
 
@@ -155,8 +148,9 @@ def fit(
     posts: Sequence[Post] = splits["train"]
     dev: Sequence[Post] = splits["dev"]
     if config.tagger.vision is not None:
-        after = [*after, look(run, (post.image for post in (*posts, *dev)), after, quiet)]
-        posts, dev = (learnable(part, lambda post: post.image, run.path) for part in (posts, dev))
+        looked = look(run, (*posts, *dev), after, quiet)
+        after = [*after, looked.stage]
+        posts, dev = looked.learnable(posts), looked.learnable(dev)
     stage = run.stage("fit", after=after)
     if stage.done:
         return

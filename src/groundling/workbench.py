@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from groundling.atomic import digest_file
 from groundling.config import IsrConfig
 from groundling.corpus import (
     Case,
@@ -28,7 +29,7 @@ from groundling.data.expressions_jsonl import EntityExpression, write_expression
 from groundling.errors import RunError
 from groundling.evaluate import floors
 from groundling.experts import collect_experts
-from groundling.learnable import learnable, look
+from groundling.learnable import Looked, look
 from groundling.models.base import ExpressionSampler, Grounder, Sampler, Writer
 from groundling.models.registry import (
     compute_threads,
@@ -60,7 +61,11 @@ class Workbench:
     d_pl: list[Case]
     experts: dict[str, str]
 
-    def __init__(self, config: IsrConfig, run: RunDir, quiet: bool) -> None:
+    def __init__(
+        self, config: IsrConfig, run: RunDir, quiet: bool, given: Corpus | None = None
+    ) -> None:
+        """Use `open`; `given` are posts that are not drawn by the run itself."""
+        self._given = given
         self.config = config
         self.run = run
         self.quiet = quiet
@@ -86,9 +91,11 @@ class Workbench:
         """
         if config.sampler.backend == "endpoint":
             open_sampler(config).close()
-        run = RunDir.open(out, config, provenance(threads=compute_threads()), retry=retry)
+        given = None if config.data.gmner is None else read_release(config.data.gmner)
+        known = provenance(threads=compute_threads(), data=_identity(config, given))
+        run = RunDir.open(out, config, known, retry=retry)
         run.watch = watch
-        return cls(config, run, quiet)
+        return cls(config, run, quiet, given)
 
     def adopt(self, base: Path) -> None:
         """Take over what a finished run of a like configuration has in common with this one.
@@ -121,12 +128,11 @@ class Workbench:
     def gather(self) -> None:
         """Posts with their pictures, expert expressions (§3.2), D_SFT and D_PL (§3.4.1)."""
         config = self.config
-        looked: list[str] = []
-        if config.data.gmner is not None:
-            self.corpus = read_release(config.data.gmner)
-            shown = (case.query.image for case in self.corpus.cases("train"))
-            looked = [look(self.run, shown, quiet=self.quiet)]
-        stage = self.run.stage("data", after=looked)
+        looked = None
+        if self._given is not None:
+            self.corpus = self._given
+            looked = look(self.run, self.corpus.posts_with_entities("train"), quiet=self.quiet)
+        stage = self.run.stage("data", after=[] if looked is None else [looked.stage])
         if not stage.done:
             with stage:
                 if config.data.toyworld is not None:
@@ -134,10 +140,10 @@ class Workbench:
                     with stage.write_folder(WORLD) as folder:
                         draw_world(folder, config.data.toyworld, config.seed)
                     self._read_world()
-                self._annotate()
+                self._annotate(looked)
                 experts = [
                     EntityExpression(
-                        case.query.id.rpartition("#")[0],
+                        case.post_id,
                         case.entity.name,
                         case.entity.type,
                         Expression(self.experts[case.query.id], self._expert_source()),
@@ -150,16 +156,16 @@ class Workbench:
         else:
             if config.data.toyworld is not None:
                 self._read_world()
-            self._annotate()
+            self._annotate(looked)
         self.d_sft, self.d_pl = split_training(self.train, config.sft_queries, config.seed)
 
     def _read_world(self) -> None:
         self.corpus = read_world(self.run.path / WORLD, self.config.seed)
 
-    def _annotate(self) -> None:
-        self.train = learnable(
-            self.corpus.cases("train"), lambda case: case.query.image, self.run.path
-        )
+    def _annotate(self, looked: Looked | None) -> None:
+        self.train = self.corpus.cases("train")
+        if looked is not None:
+            self.train = self.corpus.training(looked.learnable(self.corpus.splits["train"]))
         path = self.config.experts.path
         self.experts = collect_experts(self.corpus, self.train, Path(path) if path else None)
 
@@ -281,6 +287,15 @@ def _name_of(config: IsrConfig) -> str:
     """Eight hexadecimal digits of all that decides results."""
     text = json.dumps(decisive(IsrConfig, config.model_dump(mode="json")), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _identity(config: IsrConfig, given: Corpus | None) -> dict[str, str] | None:
+    """Digests of what a run is about, where that is not its own to draw."""
+    found = {} if given is None else given.fingerprints()
+    path = config.experts.path
+    if path is not None and Path(path).is_file():
+        found["experts"] = digest_file(Path(path))
+    return found or None
 
 
 def _part(config: IsrConfig, keys: set[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from groundling.config import (
     WriterConfig,
 )
 from groundling.data.jsonl import read_predictions
-from groundling.errors import DataError
+from groundling.errors import DataError, RunError
 from groundling.isr import run_isr
 from groundling.rundir import read_events
 from groundling.stage import failures_by_stage
@@ -78,7 +78,7 @@ def test_a_damaged_picture_costs_its_own_query_until_it_is_whole(
         (images / f"{name}.jpg").write_bytes(data[:200])
     last = start()["stages"][-1]["name"]
 
-    (path,) = json.loads((run / "unreadable.json").read_text())
+    (path,) = json.loads((run / "unreadable.json").read_text())["unreadable"]
     assert path == str(images / f"{ONE_OF_TRAIN}.jpg")
     said = read_predictions(run / f"predictions/{last}/test.jsonl")
     assert [one.id for one in said if one.failure and one.failure.stage == "image"] == [ONE_OF_TEST]
@@ -108,7 +108,7 @@ def test_a_release_of_damaged_pictures_is_refused_until_they_are_whole(
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"no picture to learn from can be read, first .*\.jpg"):
         start()
-    assert len(json.loads((tmp_path / "run/unreadable.json").read_text())) == 12
+    assert len(json.loads((tmp_path / "run/unreadable.json").read_text())["unreadable"]) == 12
     for path, data in pictures.items():
         path.write_bytes(data)
     start()
@@ -123,6 +123,31 @@ def test_a_retry_looks_again_though_nothing_failed_before(tmp_path: Path) -> Non
     assert examples(tmp_path / "run") == {"tune": 12}
     start(retry=True)
     assert examples(tmp_path / "run") == {"tune": 11}
+
+
+def test_what_a_run_learns_from_does_not_change_under_it(tmp_path: Path) -> None:
+    data, experts = small_release.write_release(tmp_path / "release", copies=1)
+    start = isr(tmp_path, data, experts)
+    picture = tmp_path / f"release/images/{ONE_OF_TRAIN}.jpg"
+    whole = picture.read_bytes()
+    picture.unlink()
+    start()
+    assert examples(tmp_path / "run")["sft"] == 11
+    (tmp_path / "run/stages/sft.json").unlink()
+    picture.write_bytes(whole)
+    start()
+    assert examples(tmp_path / "run")["sft"] == 11, "a picture that comes later is left out"
+    start(retry=True)
+    assert examples(tmp_path / "run")["sft"] == 12
+    picture.unlink()
+    with pytest.raises(DataError, match="1 pictures are gone since the run began, first that of"):
+        start()
+    start(retry=True)
+    assert examples(tmp_path / "run")["sft"] == 11
+    texts = tmp_path / "release/txt/test.txt"
+    texts.write_text(texts.read_text().replace("see", "saw"))
+    with pytest.raises(RunError, match=r"data\.test: was another"):
+        start()
 
 
 def examples(run: Path) -> dict[str, int]:
