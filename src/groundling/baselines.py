@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from groundling.config import DirectConfig
-from groundling.corpus import Case, Corpus, SplitName, draw_world, read_release, read_world
+from groundling.corpus import Case, Corpus, SplitName, draw_world, read_whole_release, read_world
 from groundling.data.jsonl import write_predictions
 from groundling.direct import gathered
 from groundling.evaluate import NAMES, floors
@@ -31,7 +31,6 @@ from groundling.records import (
     PostPrediction,
     Prediction,
     Query,
-    mendable,
 )
 from groundling.rundir import RunDir
 from groundling.scoring.isr import score_isr
@@ -58,7 +57,7 @@ def run_direct(
     """
     if config.check_memory:
         check_fits(config)
-    given = None if config.data.gmner is None else read_release(config.data.gmner)
+    given = read_whole_release(config.data.gmner)
     known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
     with RunDir.open(out, config, known, retry=retry) as run:
         corpus, cases = gather(run, config, given, quiet)
@@ -144,7 +143,7 @@ def answer(
             decode=_prediction,
             progress=progress,
         )
-    stage.failed(mendable(found))
+    stage.note(found)
     by_query = dict(zip((query.id for query in queries), found, strict=True))
     return [
         gathered(post, [by_query.get(query.id, NO_PICTURE) for query in post.queries()])

@@ -126,6 +126,19 @@ def read_release(data: GmnerData) -> Corpus:
     return read_corpus(source, images)
 
 
+def read_whole_release(data: GmnerData | None) -> Corpus | None:
+    """A release to train and grade on, if one is named. DataError for a split without queries."""
+    if data is None:
+        return None
+    corpus = read_release(data)
+    for name in corpus.splits:
+        if not corpus.cases(name):
+            raise DataError(
+                Path(data.source), f"split {name} has no entity in a post whose picture is there"
+            )
+    return corpus
+
+
 def read_labelled(
     data: PostsData, names: Sequence[SplitName], scheme: Scheme, *, pictures: bool = True
 ) -> dict[SplitName, tuple[Post, ...]]:

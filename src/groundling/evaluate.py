@@ -11,7 +11,7 @@ from groundling.corpus import Case, Corpus, SplitName
 from groundling.data.jsonl import write_predictions
 from groundling.models.base import GREEDY, Grounder, Sampling, Writer
 from groundling.progress import Progress
-from groundling.records import Failure, PostPrediction, mendable
+from groundling.records import Failure, PostPrediction
 from groundling.scoring.floors import mean_person_norm, score_floors
 from groundling.scoring.isr import score_isr
 from groundling.stage import Stage
@@ -50,7 +50,7 @@ def evaluate(
             )
         posts = corpus.splits[split]
         said[split] = predictions_of(posts, queries, answers)
-        stage.failed(mendable(answers))
+        stage.note(answers)
         score = score_isr(posts, said[split]).to_json()
         scores[called] = score | {"verdicts": verdicts_of(corpus, cases, answers)}
     with stage.write_folder(f"predictions/{name}") as folder:

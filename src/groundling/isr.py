@@ -10,6 +10,7 @@ directory: a step that is done is not done again, and one that was cut short goe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from groundling.infer import map_batches
 from groundling.models.base import Preference, Sampling
 from groundling.plan import check_fits
 from groundling.preferences import Choice, Drop, choose_pair, pair_generator, round_prompts
-from groundling.records import Failure, Pair, Query, mendable
+from groundling.records import Failure, Pair, Query
 from groundling.rewards import asks_grounder, reward
 from groundling.rounds import (
     DRAWN_SCHEMA,
@@ -154,7 +155,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         ]
         stage.write_parquet(f"rounds/{t}/expressions.parquet", drawn, DRAWN_SCHEMA)
         stage.write_json(f"rounds/{t}/failures.json", failures)
-        stage.failed(mendable(rows))
+        stage.note(rows)
 
 
 def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
@@ -183,7 +184,7 @@ def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
                 meaning = bench.verdict(case, expression.text) if needed else None
                 judged.append(judged_row(case.query.id, k, outcome, found, meaning))
         stage.write_parquet(f"rounds/{t}/rewards.parquet", judged, JUDGED_SCHEMA)
-        stage.failed(mendable(outcomes))
+        stage.note(outcomes)
 
 
 def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
@@ -208,9 +209,13 @@ def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         if case.query.id in drawn
     }
     with stage:
-        pairs, queries, scores = reference(bench, t, stage.scratch, prompts, choices)
+        pairs, queries, unscored = reference(bench, t, stage.scratch, prompts, choices)
         stage.write_parquet(f"rounds/{t}/pairs.parquet", pair_rows(pairs, queries), PAIRS_SCHEMA)
-        stage.failed(mendable(scores))
+        if unscored:
+            failures = [{"id": key, **asdict(failure)} for key, failure in unscored.items()]
+            stage.write_json(f"rounds/{t}/unscored.json", failures)
+            stage.note(unscored.values())
+            choices |= dict.fromkeys(unscored, Drop("unscored"))
         judged = bench.judged(t)
         stage.write_json(f"rounds/{t}/metrics.json", summarise(prompts, judged, choices))
 
@@ -221,8 +226,11 @@ def reference(
     scratch: Path,
     prompts: Sequence[Case],
     choices: dict[str, Choice | Drop],
-) -> tuple[list[Pair], list[Query], list[tuple[float, float] | Failure]]:
-    """The chosen pairs with log π_{t−1} of both sides, their queries, and all that was scored."""
+) -> tuple[list[Pair], list[Query], dict[str, Failure]]:
+    """The chosen pairs with log π_{t−1} of both sides, and their queries, in order.
+
+    Beside them, by query id, why others could not be scored.
+    """
     chosen = [
         (case.query, choice)
         for case in prompts
@@ -250,8 +258,12 @@ def reference(
         for (query, choice), both in zip(chosen, scores, strict=True)
         if not isinstance(both, Failure)
     ]
-    kept = {pair.query_id for pair in pairs}
-    return pairs, [query for query, _ in chosen if query.id in kept], scores
+    unscored = {
+        query.id: both
+        for (query, _), both in zip(chosen, scores, strict=True)
+        if isinstance(both, Failure)
+    }
+    return pairs, [query for query, _ in chosen if query.id not in unscored], unscored
 
 
 def update(bench: Workbench, t: int) -> None:

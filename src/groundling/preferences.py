@@ -11,7 +11,10 @@ import numpy as np
 
 Strategy = Literal["full", "no-success", "no-expert"]
 ChosenSource = Literal["sample", "expert"]
-DropReason = Literal["no failure", "no success", "no expert", "same text", "nothing judged"]
+DropReason = Literal[
+    "no failure", "no success", "no expert", "same text", "nothing judged", "unscored"
+]
+"""`unscored`: its log-probabilities under the reference could not be computed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,8 +264,14 @@ NO_PICTURE = Failure("the post's picture is missing", "image")
 
 def mendable(outcomes: Iterable[object]) -> int:
     """How many outcomes are failures that a repetition may mend; a post gets no picture by it."""
-    failures = [one for one in outcomes if isinstance(one, Failure) and one != NO_PICTURE]
-    return sum(one.stage in MENDABLE for one in failures)
+    return count_failures(outcomes)[0]
+
+
+def count_failures(outcomes: Iterable[object]) -> tuple[int, int]:
+    """How many outcomes are failures that a repetition may mend, and how many are others."""
+    failures = [one for one in outcomes if isinstance(one, Failure)]
+    may = sum(one.stage in MENDABLE and one != NO_PICTURE for one in failures)
+    return may, len(failures) - may
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from groundling import atomic
+from groundling.records import count_failures
 from groundling.shared_files import SharedArtefacts
 from groundling.team import leads, team
 
@@ -57,7 +58,7 @@ class Stage(SharedArtefacts):
         self._root = run.path
         self._inputs = inputs
         self._artefacts: dict[str, dict[str, object]] = {}
-        self._failures = 0
+        self._failures = self._lasting = 0
         self._again = False
         self._marker_path = marker_path(run.path, name)
         self.done = team().broadcast(leads() and self._check())
@@ -80,7 +81,7 @@ class Stage(SharedArtefacts):
         team().barrier()
         self.done = False
         self._artefacts = {}
-        self._failures = 0
+        self._failures = self._lasting = 0
         self._run.event("started", self.name)
         return self
 
@@ -103,12 +104,17 @@ class Stage(SharedArtefacts):
         self.done = True
         self._run.event("finished", self.name)
 
-    def failed(self, count: int) -> None:
-        """Take note of `count` failures within the stage that a repetition may mend.
+    def failed(self, count: int, lasting: int = 0) -> None:
+        """Take note of failures within the stage, of which its artefacts say what failed, and why.
 
-        Its artefacts say what failed, and why.
+        A repetition may mend `count` of them, and not the `lasting` ones.
         """
         self._failures += count
+        self._lasting += lasting
+
+    def note(self, outcomes: Iterable[object]) -> None:
+        """Take note of the failures among the outcomes of what the stage has done."""
+        self.failed(*count_failures(outcomes))
 
     def event(self, kind: str, **payload: object) -> None:
         """Append an event of this stage."""
@@ -148,6 +154,8 @@ class Stage(SharedArtefacts):
         marker: dict[str, Any] = {"inputs": self._inputs}
         if self._failures:
             marker["failures"] = self._failures
+        if self._lasting:
+            marker["lasting_failures"] = self._lasting
         marker["artefacts"] = dict(sorted(self._artefacts.items()))
         text = json.dumps(marker, ensure_ascii=False, indent=2) + "\n"
         atomic.write_bytes(self._marker_path, text.encode(), self._staging())
@@ -188,9 +196,12 @@ def read_marker(root: Path, stage: str) -> dict[str, Any] | None:
     return marker if readable else None
 
 
-def failures_by_stage(root: Path) -> dict[str, int]:
-    """How much failed within each finished stage of the run directory `root`, where any did."""
-    return {name: marker["failures"] for name, marker in _failed_markers(root).items()}
+def failures_by_stage(root: Path, key: str = "failures") -> dict[str, int]:
+    """How much failed within each finished stage of the run directory `root`, where any did.
+
+    `key` is `failures` for what a repetition may mend, `lasting_failures` for what it may not.
+    """
+    return {name: marker[key] for name, marker in _failed_markers(root, key).items()}
 
 
 def mark_failed_stages(root: Path) -> None:
@@ -200,10 +211,10 @@ def mark_failed_stages(root: Path) -> None:
         atomic.write_bytes(marker_path(root, name), text.encode())
 
 
-def _failed_markers(root: Path) -> dict[str, dict[str, Any]]:
+def _failed_markers(root: Path, key: str = "failures") -> dict[str, dict[str, Any]]:
     names = sorted(path.stem for path in (root / FOLDER).glob("*.json"))
     markers = {name: read_marker(root, name) for name in names}
-    return {name: one for name, one in markers.items() if one is not None and "failures" in one}
+    return {name: one for name, one in markers.items() if one is not None and key in one}
 
 
 def owner_of(root: Path, name: str) -> str | None:

@@ -46,7 +46,6 @@ from groundling.records import (
     PostPrediction,
     Prediction,
     Scheme,
-    mendable,
 )
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
@@ -319,7 +318,7 @@ def evaluate(
     with stage:
         tagger = open_tagger(config.tagger, SCHEMES[config.scheme], run.path / TAGGER)
         found = tag_split(tagger, posts, stage.scratch / "calibrated", split, quiet)
-        stage.failed(mendable(found))
+        stage.note(found)
         tagger.temperature = 1.0
         as_fitted = tag_split(tagger, posts, stage.scratch / "as-fitted", split, quiet)
         predictions = ungrounded(posts, found)

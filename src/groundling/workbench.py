@@ -21,12 +21,12 @@ from groundling.corpus import (
     Case,
     Corpus,
     draw_world,
-    read_release,
+    read_whole_release,
     read_world,
     split_training,
 )
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
-from groundling.errors import RunError
+from groundling.errors import InputError, RunError
 from groundling.evaluate import floors
 from groundling.experts import collect_experts
 from groundling.learnable import Looked, look
@@ -91,7 +91,7 @@ class Workbench:
         """
         if config.sampler.backend == "endpoint":
             open_sampler(config).close()
-        given = None if config.data.gmner is None else read_release(config.data.gmner)
+        given = read_whole_release(config.data.gmner)
         known = provenance(threads=compute_threads(), data=_identity(config, given))
         run = RunDir.open(out, config, known, retry=retry)
         run.watch = watch
@@ -158,6 +158,11 @@ class Workbench:
                 self._read_world()
             self._annotate(looked)
         self.d_sft, self.d_pl = split_training(self.train, config.sft_queries, config.seed)
+        if config.rounds and not self.d_pl:
+            raise InputError(
+                f"sft_queries: got {config.sft_queries}; wanted fewer than the {len(self.train)} "
+                "training queries, the rest being D_PL, or rounds: 0"
+            )
 
     def _read_world(self) -> None:
         self.corpus = read_world(self.run.path / WORLD, self.config.seed)

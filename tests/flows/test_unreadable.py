@@ -115,6 +115,17 @@ def test_a_release_of_damaged_pictures_is_refused_until_they_are_whole(
     assert failures_by_stage(tmp_path / "run").keys() <= {"evaluate-untuned", "evaluate-direct"}
 
 
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_split_without_a_query_is_refused_before_anything_is_trained(
+    split: str, tmp_path: Path
+) -> None:
+    start = isr(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
+    (tmp_path / f"release/txt/{split}.txt").write_text("IMGID:1\nsee\tO\n\n")
+    with pytest.raises(DataError, match=f"split {split} has no entity in a post"):
+        start()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_retry_looks_again_though_nothing_failed_before(tmp_path: Path) -> None:
     start = direct(tmp_path, *small_release.write_release(tmp_path / "release", copies=1))
     start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ COMMANDS = {
 }
 """Subcommands and their modules, in the order of the help."""
 
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a library may meet when it writes, without saying where."""
+
 FOR_TEAMS = ("isr", "baseline")
 """Those that several processes may run together (docs/several-gpus.md)."""
 
@@ -60,9 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except OSError as fault:
-        if fault.filename is None:
+        if fault.filename is not None:
+            return _fail(f"{fault.filename}: {fault.strerror}", 2)
+        if fault.errno not in DISK_FAULTS:
             raise
-        return _fail(f"{fault.filename}: {fault.strerror}", 2)
+        return _fail(f"the disk is at its end: {fault.strerror}; make room, then run again", 2)
     return code
 
 

@@ -72,13 +72,17 @@ def unless_stopped(out: Path, work: Callable[[], T]) -> T | None:
 
 
 def tell_failures(out: Path) -> None:
-    """One line on stderr where something failed within the finished stages of the run at `out`."""
+    """Lines on stderr where something failed within the finished stages of the run at `out`."""
     from groundling.stage import failures_by_stage
 
-    failures = failures_by_stage(out)
-    if failures:
-        told = ", ".join(f"{count} in {stage}" for stage, count in failures.items())
-        print(f"groundling: recorded failures: {told}; --retry tries these again", file=sys.stderr)
+    for key, what in (
+        ("failures", "--retry tries these again"),
+        ("lasting_failures", "to try these again would not help; their records say why"),
+    ):
+        counts = failures_by_stage(out, key).items()
+        if counts:
+            told = ", ".join(f"{count} in {stage}" for stage, count in counts)
+            print(f"groundling: recorded failures: {told}; {what}", file=sys.stderr)
 
 
 def hush_libraries() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groundling.atomic import make_folder, write_bytes
+from groundling.atomic import blaming, make_folder, write_bytes
 from groundling.data.conll import (
     TaggedPost,
     bio_spans,
@@ -242,7 +242,8 @@ def _place(path: Path, data: bytes | None) -> None:
         path.unlink(missing_ok=True)
         return
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_bytes(data)
+    with blaming(draft):
+        draft.write_bytes(data)
     draft.replace(path)
 
 

@@ -27,6 +27,7 @@ from groundling.errors import ImageError, InputError
 from groundling.images import load_image
 from groundling.models.features import FeatureStore
 from groundling.models.quiet import quiet_library
+from groundling.models.saving import saving
 from groundling.models.taggers.saved import WEIGHTS, fill_weights
 from groundling.records import Failure, Post
 
@@ -143,7 +144,8 @@ class Tower:
         self._config.save_pretrained(folder)
         self._processor.save_pretrained(folder)
         weights = {name: w.cpu().contiguous() for name, w in self.net.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        with saving(folder):
+            save_file(weights, folder / WEIGHTS)
 
     def _try(self, path: str) -> None:
         """Look at pictures of two shapes. Raises InputError where that does not give patches."""

@@ -17,6 +17,7 @@ from torch import nn
 from groundling import team
 from groundling.config_gmner import TaggerConfig
 from groundling.errors import InputError
+from groundling.models.saving import saving
 from groundling.records import EntityType, Scheme
 
 FACTS, WEIGHTS = "tagger.json", "model.safetensors"
@@ -43,7 +44,8 @@ def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
     if not team.leads():
         return
     write_facts(folder, facts)
-    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
+    with saving(folder):
+        save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS)
 
 
 def write_facts(folder: Path, facts: Facts) -> None:
