@@ -132,7 +132,8 @@ def test_failures_are_told_beside_the_file_and_asked_again(out: Path) -> None:
     done = collect_expressions(POSTS, expert, out)
     assert expert.asked == [("p.png", SMALL)]
     assert lines(out) == WHOLE
-    assert not failures_path(out).exists()
+    (left,) = failures_path(out).read_text().splitlines()
+    assert json.loads(left)["id"] == "4"
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
@@ -146,13 +147,22 @@ def test_a_stop_keeps_what_was_written(stop_after: int, out: Path) -> None:
     assert lines(out) == WHOLE
 
 
-def test_a_line_that_a_kill_cut_off_is_written_again(out: Path) -> None:
-    collect_expressions(POSTS, FakeExpert(), out)
-    out.write_bytes(out.read_bytes()[:-5])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "my notes",
+        '{"id": "3", "entity": "Ann", "type": "PER", "expression": "a "red" hat"}',
+        '{"id": "3", "entity": "An',
+    ],
+)
+def test_a_last_line_that_is_not_whole_is_told_and_stays(last: str, out: Path) -> None:
+    collect_expressions(POSTS[:2], FakeExpert(), out)
+    before = out.read_text() + last
+    out.write_text(before)
     expert = FakeExpert()
-    collect_expressions(POSTS, expert, out)
-    assert expert.asked == [("p.png", LARGE)]
-    assert lines(out) == WHOLE
+    with pytest.raises(DataError, match=r"experts\.jsonl:4: not a whole JSON object; complete"):
+        collect_expressions(POSTS, expert, out)
+    assert (out.read_text(), expert.asked) == (before, [])
 
 
 def test_progress_counts_what_was_there(out: Path) -> None:
@@ -217,6 +227,19 @@ def test_a_stop_forgets_no_failure(out: Path) -> None:
     with pytest.raises(InputError, match="refused"):
         collect_expressions(POSTS, FakeExpert(no, stop_after=0), out)
     assert failures_path(out).read_text() == before
+
+
+def test_the_failures_of_another_split_stay_until_they_are_answered(out: Path) -> None:
+    no = {("p.png", box): Failure("no", "api") for box in (SMALL, LARGE)}
+    collect_expressions(POSTS[:1], FakeExpert(no), out)
+    told = failures_path(out).read_text()
+    collect_expressions(POSTS[1:], FakeExpert(), out)
+    assert failures_path(out).read_text() == told
+
+    by_hand = EntityExpression("1", "Ann", "PER", Expression("the tall woman", "human"))
+    write_expressions(out, [*read_expressions(out), by_hand])
+    collect_expressions(POSTS[1:], FakeExpert(), out)
+    assert not failures_path(out).exists()
 
 
 def test_a_failures_file_of_something_else_is_told(out: Path) -> None:

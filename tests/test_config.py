@@ -206,6 +206,7 @@ def test_a_model_without_a_path_is_told_by_its_own_key(
         ("? [a]\n: 3", "not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
         ("2001-99-99", "not valid YAML"),
+        pytest.param("[" * 100_000, "not valid YAML: nested too deeply", id="deep"),
     ],
 )
 def test_files_that_are_no_settings(tmp_path: Path, text: str, words: str) -> None:
@@ -229,6 +230,10 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 def test_overrides_say_what_they_cannot_read() -> None:
     with pytest.raises(ConfigError, match=r"got 'dpo\.lr'; wanted KEY=VALUE.*not a YAML value"):
         read_overrides(["dpo.lr", "seed=[1"])
+    with pytest.raises(ConfigError, match=r"'2001-99-99' is not a YAML value \("):
+        read_overrides(["seed=2001-99-99"])
+    with pytest.raises(ConfigError, match=r"\.\.\. is not a YAML value \(nested too deeply\)$"):
+        read_overrides(["seed=" + "[" * 100_000])
 
 
 def test_a_dump_is_read_back_equal(tmp_path: Path) -> None:

@@ -102,20 +102,45 @@ def test_a_stop_keeps_whole_posts(stop_after: int, out: Path) -> None:
 
 def test_a_stop_after_failures_leaves_a_file_that_can_be_read(out: Path) -> None:
     answer_posts(POSTS, FakeGrounder({"3#0": Failure("no", "api")}), out, MAKER)
+    before = read_predictions(out)
     with pytest.raises(InputError):
         answer_posts(POSTS, FakeGrounder(stop_after=0), out, MAKER)
-    assert [one.id for one in read_predictions(out)] == ["1", "2"]
+    assert read_predictions(out) == before
     answer_posts(POSTS, FakeGrounder(), out, MAKER)
     assert read_predictions(out) == WHOLE
 
 
-def test_a_line_that_a_kill_cut_off_is_written_again(out: Path) -> None:
-    answer_posts(POSTS, FakeGrounder(), out, MAKER)
-    out.write_bytes(out.read_bytes()[:-5])
+def test_an_error_record_stays_until_its_post_is_answered(out: Path) -> None:
+    no = Failure("no", "api")
+    answer_posts(POSTS, FakeGrounder({"1#0": no, "3#0": no}), out, MAKER)
+
+    class Watched(FakeGrounder):
+        def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Prediction | Failure]]:
+            for said in super().answer(queries):
+                on_disk.append(failed(out))
+                yield said
+            on_disk.append(failed(out))
+
+    on_disk: list[list[str]] = []
+    answer_posts(POSTS, Watched({"3#0": Failure("still no", "api")}), out, MAKER)
+    assert on_disk == [["3", "1"], ["3", "1"], ["3"], ["3"]]
+    assert read_predictions(out)[-1].failure == Failure("still no", "api")
+
+
+def failed(out: Path) -> list[str]:
+    """The posts that the file holds error records of."""
+    return [one.id for one in read_predictions(out) if one.failure is not None]
+
+
+@pytest.mark.parametrize("last", ["my notes", '{"id": "3", "entit'])
+def test_a_last_line_that_is_not_whole_is_told_and_stays(last: str, out: Path) -> None:
+    answer_posts(POSTS[:2], FakeGrounder(), out, MAKER)
+    before = out.read_text() + last
+    out.write_text(before)
     again = FakeGrounder()
-    answer_posts(POSTS, again, out, MAKER)
-    assert again.asked == ["3#0"]
-    assert read_predictions(out) == WHOLE
+    with pytest.raises(DataError, match=r"pred\.jsonl:3: not a whole JSON object; complete"):
+        answer_posts(POSTS, again, out, MAKER)
+    assert (out.read_text(), again.asked) == (before, [])
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -141,6 +166,19 @@ def test_predictions_made_otherwise_do_not_mix(out: Path) -> None:
     with pytest.raises(DataError, match=r"convention: was pixels, is relative-1000"):
         answer_posts(POSTS, FakeGrounder(), out, MAKER | {"convention": "relative-1000"})
     assert json.loads(maker_path(out).read_bytes()) == MAKER
+    assert read_predictions(out) == WHOLE[:1]
+
+
+@pytest.mark.parametrize("told", [None, "torn", "[]"])
+def test_answers_of_nobody_knows_whom_are_not_added_to(told: str | None, out: Path) -> None:
+    answer_posts(POSTS[:1], FakeGrounder(), out, MAKER)
+    maker_path(out).unlink()
+    if told is not None:
+        maker_path(out).write_text(told)
+    with pytest.raises(
+        DataError, match=r"does not say who made .*pred\.jsonl; restore it, or name"
+    ):
+        answer_posts(POSTS, FakeGrounder(), out, MAKER)
     assert read_predictions(out) == WHOLE[:1]
 
 

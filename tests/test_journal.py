@@ -9,7 +9,7 @@ import pytest
 from full_disk import files_up_to
 
 from groundling.atomic import write_bytes
-from groundling.errors import InputError
+from groundling.errors import DataError, InputError
 from groundling.journal import Journal
 
 
@@ -44,6 +44,52 @@ def test_a_last_line_without_its_end_stays(tmp_path: Path) -> None:
     with Journal(path) as journal:
         journal.append({"n": 2})
     assert lines(path) == [{"n": 0}, {"n": "ä"}, {"n": 2}]
+
+
+@pytest.mark.parametrize("last", ["my notes", "[1, 2", "42", ' {"n": 1', "{n: 1}"])
+def test_nothing_is_cut_off_a_file_that_is_no_journal(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_text('{"n": 0}\n' + last)
+    with pytest.raises(DataError, match=r"j:2: not a whole JSON object; complete this line"):
+        Journal(path)
+    assert path.read_text() == '{"n": 0}\n' + last
+
+
+@pytest.mark.parametrize("last", ['{"n": 1', '{"n": "a "red" hat"}'])
+def test_nothing_is_cut_off_a_file_that_people_edit(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_text(last)
+    with pytest.raises(DataError, match=r"j:1: not a whole JSON object; complete this line"):
+        Journal(path, edited=True)
+    assert path.read_text() == last
+    path.write_text('{"n": 1}')
+    with Journal(path, edited=True) as journal:
+        journal.append({"n": 2})
+    assert lines(path) == [{"n": 1}, {"n": 2}]
+
+
+def test_lines_are_replaced_under_the_same_lock(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.append({"n": 0})
+        journal.replace([{"n": 1}, {"n": 2}])
+        assert lines(path) == [{"n": 1}, {"n": 2}]
+        with pytest.raises(InputError, match="another process"):
+            Journal(path)
+        journal.append({"n": 3})
+    assert lines(path) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replacement_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.append({"n": 0})
+        with files_up_to(12), pytest.raises(OSError, match=r"too large: '.*/j'"):
+            journal.replace([{"n": 1}, {"n": 2}])
+        journal.append({"n": 3})
+    assert lines(path) == [{"n": 0}, {"n": 3}]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +43,17 @@ def raising(fault: BaseException) -> Callable[[], int]:
 def test_the_exit_code_is_the_commands(command: Callable[[Callable[[], int]], int]) -> None:
     assert command(lambda: 0) == 0
     assert command(lambda: 1) == 1
+
+
+def test_what_stdout_cannot_show_is_an_escape(
+    command: Callable[[Callable[[], int]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "utf-8", errors="strict"))
+    value = {"image": os.fsdecode(b"p\xff.jpg"), "name": "Zoë"}
+    assert command(lambda: print(json.dumps(value, ensure_ascii=False)) or 0) == 0
+    assert shown.getvalue().decode() == '{"image": "p\\udcff.jpg", "name": "Zoë"}\n'
+    assert json.loads(shown.getvalue()) == value
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,11 @@ def test_names_are_marked_wherever_they_stand_the_longer_first() -> None:
     ]
 
 
+def test_a_name_that_overlaps_itself_is_marked_once() -> None:
+    made = to_post(sentence("New New New moon", ("New New", "LOC")), "x", TWITTER)
+    assert [(one.start, one.end) for one in made.entities] == [(0, 2)]
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [

@@ -7,7 +7,7 @@ type in one post.
 The file is the state: what is in it is done, corrections by hand included. A line is on the disk
 before the next answer is waited for; when all is done the file is put into the order of the posts.
 What failed is not in it but in a file beside it, those that were asked longest ago first, and is
-asked again by the next run, after what was never asked.
+asked again by the next run of its posts, after what was never asked.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def collect_expressions(
     """
     wanted = wanted_expressions(posts)
     summary = Collected()
-    with Journal(out) as journal:
+    with Journal(out, edited=True) as journal:
         there = _held(out, wanted, expert.source)
         summary.kept = sum(want.key in there for want in wanted)
         missing = [want for want in wanted if want.key not in there]
@@ -134,9 +134,8 @@ def collect_expressions(
                 _add(want, Expression(ABSENT, expert.source), there, journal)
                 summary.absent += 1
         waiting = [want for want in missing if want.box is not None]
-        ours = {want.key for want in waiting}
         told = _told_failures(failures_path(out))
-        failed = {key: failure for key, failure in told.items() if key in ours}
+        failed = {key: failure for key, failure in told.items() if key not in there}
         age = {key: place for place, key in enumerate(failed, start=1)}
         waiting.sort(key=lambda want: age.get(want.key, 0))
         summary.left = 0 if limit is None else max(0, len(waiting) - limit)

@@ -3,7 +3,8 @@
 Writes predictions that `groundling score --rule isr` reads, and goes on where it stopped. A post
 is on the disk as soon as its last entity is answered. A post of which one entity failed is an
 error record, never an answer, and is asked again by the next run, after the posts that were never
-asked about. Error records stand behind all answers, those that were asked longest ago first.
+asked about; until it is answered its record stays. In the end error records stand behind all
+answers, those that were asked longest ago first.
 """
 
 from __future__ import annotations
@@ -77,24 +78,24 @@ def answer_posts(
     read or was made otherwise, and what the grounder raises; what was written until then stays.
     """
     summary = Answered()
-    with Journal(out):
+    with Journal(out, edited=True) as journal:
         held, failed = _held(out)
         _claim(out, maker, empty=not held)
         wanted = [post for post in posts if post.id not in held]
         age = {key: place for place, key in enumerate(failed, start=1)}
         wanted.sort(key=lambda post: age.get(post.id, 0))
         asked = wanted[:limit]
-        for post in asked:  # so that no id comes twice while answers are appended
-            failed.pop(post.id, None)
-        write_predictions(out, [*held.values(), *failed.values()])
-    if progress is not None:
-        progress.skip(sum(len(post.entities) for post in posts if post.id in held))
-    summary.kept = len(posts) - len(wanted)
-    summary.left = len(wanted) - len(asked)
-    with Journal(out) as journal:
+        if progress is not None:
+            progress.skip(sum(len(post.entities) for post in posts if post.id in held))
+        summary.kept = len(posts) - len(wanted)
+        summary.left = len(wanted) - len(asked)
         for item in _answered(asked, grounder, summary, progress):
+            before = failed.pop(item.id, None)
             (held if item.failure is None else failed)[item.id] = item
-            journal.append(prediction_line(item))
+            if before is None:
+                journal.append(prediction_line(item))
+            elif item.failure is None:  # no id may come twice
+                journal.replace(map(prediction_line, (*held.values(), *failed.values())))
         write_predictions(out, [*_in_order(posts, held), *failed.values()])
     summary.failed_posts = sum(post.id in failed for post in posts)
     return summary
@@ -116,8 +117,10 @@ def _claim(out: Path, maker: Mapping[str, object], empty: bool) -> None:
         before = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         before = None
-    if empty or not isinstance(before, dict):
+    if empty:
         write_bytes(path, (json.dumps(maker, indent=2) + "\n").encode())
+    elif not isinstance(before, dict):
+        raise DataError(path, f"does not say who made {out}; restore it, or name another file")
     elif before != maker:
         keys = sorted(k for k in {*before, *maker} if before.get(k) != maker.get(k))
         told = "; ".join(f"{key}: was {before.get(key)}, is {maker.get(key)}" for key in keys)

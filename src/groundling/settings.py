@@ -89,8 +89,8 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, object]:
             continue
         try:
             overrides[key] = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as fault:
-            problems.append(f"{key}: {text!r} is not a YAML value ({_one_line(fault)})")
+        except _NO_YAML as fault:
+            problems.append(f"{key}: {_shown(text)} is not a YAML value ({_one_line(fault)})")
     if problems:
         raise ConfigError("overrides", problems)
     return overrides
@@ -151,6 +151,10 @@ def refuse_idle(section: Section, backend: str, acting: Collection[str]) -> None
         raise ValueError(f"got {got}; {backend} acts on {wanted}; leave out {', '.join(idle)}")
 
 
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading YAML raises: dates that are none are ValueError, deep nesting RecursionError."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads `1e-4` as a number and notes repeated keys in `repeated`."""
 
@@ -186,7 +190,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         loader = _Loader(text)
         raw = loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as fault:
+    except _NO_YAML as fault:
         raise ConfigError(str(path), [f"not valid YAML: {_one_line(fault)}"]) from fault
     if raw is None:
         raw = {}
@@ -324,4 +328,6 @@ def _shown(value: object) -> str:
 
 
 def _one_line(fault: Exception) -> str:
+    if isinstance(fault, RecursionError):
+        return "nested too deeply"
     return " ".join(str(fault).split())

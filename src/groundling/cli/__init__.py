@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ FOR_TEAMS = ("isr", "baseline")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; argparse itself exits for help and bad calls."""
+    _show_everything()
     words = sys.argv[1:] if argv is None else list(argv)
     args = _parser(words).parse_args(words)
     try:
@@ -99,6 +101,15 @@ def _refuse_company(words: Sequence[str]) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"groundling: error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
+
+
+def _show_everything() -> None:
+    """Have what stdout cannot encode, as a path that is no UTF-8, printed as an escape.
+
+    JSON reads the escape back.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_stdout() -> None:

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             _warn(f"the writer was never trained on {answer.entity} ({answer.type}); it may guess")
     if args.draw is not None:
         _draw(args.image, args.draw, answers)
-    values = {"image": _printable(args.image), "answers": [answer.to_json() for answer in answers]}
+    values = {"image": args.image, "answers": [answer.to_json() for answer in answers]}
     print(json.dumps(values, indent=2, ensure_ascii=False) if args.json else _told(args, answers))
     return int(any(isinstance(answer, EntityFailure) for answer in answers))
 
@@ -92,18 +92,13 @@ def _entity(word: str) -> tuple[str, str]:
     return name.strip(), type_
 
 
-def _printable(path: str) -> str:
-    """A path that any stream can show; bytes that are no UTF-8 become U+FFFD."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _told(args: argparse.Namespace, answers: Sequence[EntityAnswer | EntityFailure]) -> str:
     """The answers for people: one block an entity."""
-    lines = [_printable(args.image)]
+    lines = [args.image]
     for answer in answers:
         lines += ["", f"{answer.entity} ({answer.type})", *_told_one(answer)]
     if args.draw is not None:
-        lines += ["", f"drawn: {_printable(str(args.draw))}"]
+        lines += ["", f"drawn: {args.draw}"]
     return "\n".join(lines)
 
 

@@ -157,7 +157,7 @@ def to_post(
     two types, or would overlap another one.
     """
     tokens = tokenise(sentence.text)
-    taken: dict[int, tuple[str, ...]] = {}
+    taken: set[int] = set()
     entities: list[Entity] = []
     for name, kind in sorted(dict.fromkeys(sentence.entities), key=lambda one: -len(one[0])):
         words = tokenise(name)
@@ -168,12 +168,16 @@ def to_post(
             for start in range(len(tokens) - len(words) + 1)
             if words and tokens[start : start + len(words)] == words
         ]
-        free = [p for p in places if not any(p + i in taken for i in range(len(words)))]
-        if not free:
-            raise ValueError("a name that its text does not hold" if not places else "overlaps")
-        for start in free:
-            taken |= {start + i: words for i in range(len(words))}
-            entities.append(Entity(" ".join(words), kind, start, start + len(words)))
+        if not places:
+            raise ValueError("a name that its text does not hold")
+        before = len(entities)
+        for start in places:
+            span = range(start, start + len(words))
+            if taken.isdisjoint(span):
+                taken.update(span)
+                entities.append(Entity(" ".join(words), kind, span.start, span.stop))
+        if len(entities) == before:
+            raise ValueError("overlaps")
     return Post(post_id, tokens, tuple(sorted(entities, key=lambda one: one.start)))
 
 
