@@ -176,5 +176,5 @@ def _lines(told: dict[str, Any]) -> list[str]:
             lines.append(f"  {split['without_picture']} were asked about without a picture")
         if split["unreadable_example_pictures"]:
             count = split["unreadable_example_pictures"]
-            lines.append(f"  {count} examples were shown without their pictures: unreadable")
+            lines.append(f"  pictures of examples that cannot be read, and were not shown: {count}")
     return lines
