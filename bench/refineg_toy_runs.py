@@ -260,7 +260,7 @@ def _grounded(grounding: Grounding, posts: Sequence[Post], work: Path) -> Floats
     gold = {post.id: [Mention(e.start, e.end, e.type) for e in post.entities] for post in posts}
     keys = [(post.id, place) for post in posts for place in range(len(gold[post.id]))]
     items = [(post, mention) for post in posts for mention in gold[post.id]]
-    located = dict(zip(keys, grounding.locate(items, work), strict=True))
+    located = dict(zip(keys, grounding.locate(items, work).located, strict=True))
     said = [
         PostPrediction(key, failure=found)
         if isinstance(found, Failure)

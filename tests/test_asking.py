@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from groundling.asking import ask_all
-from groundling.errors import DataError, InputError
+from groundling.asking import ask_all, refuse_losses
+from groundling.errors import DataError, InputError, RunError
 from groundling.journal import Journal
 from groundling.models.base import Question
 from groundling.records import Failure
@@ -128,6 +128,17 @@ def test_a_broken_journal_is_told_in_one_line(line: str, tmp_path: Path) -> None
         journal.write(f"{line}\n")
     with pytest.raises(DataError, match=r"j:2: not a line of this journal; delete it to ask"):
         ask(Fake(), tmp_path / "j", "a")
+
+
+def test_losses_beyond_what_is_tolerated_are_told_with_the_first_reason() -> None:
+    outcomes = [7, Failure("odd", "answer"), Failure("down", "api"), Failure("dear", "budget")]
+    refuse_losses("refine", outcomes, 4, 0.5)
+    with pytest.raises(RunError) as told:
+        refuse_losses("refine", outcomes, 4, 0.4)
+    assert str(told.value) == (
+        "refine: 2 of 4 questions failed at the endpoint, first: down; "
+        "run again to ask for these alone, or raise tolerate (0.4)"
+    )
 
 
 def test_failures_are_on_record_with_their_reason(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from groundling.config_gmner import RefinementConfig
 from groundling.data.jsonl import read_predictions
 from groundling.gmner import Refining, Told, find_triples, work_folder
-from groundling.groundings import Agreement, IsrGrounding, Item, Located, NoGrounding
+from groundling.groundings import Agreement, Found, IsrGrounding, Item, Located, NoGrounding
 from groundling.models.base import Question
 from groundling.records import ABSENT, TWITTER, Box, Entity, Failure, Mention, Post
 from groundling.refine import Refinery
@@ -77,6 +78,7 @@ def test_triples_in_the_order_of_the_posts(posts: list[Post], tmp_path: Path) ->
         "failed_posts": 0,
         "failed": {},
         "one_way_alone": {},
+        "unreadable_example_pictures": 0,
         "refinement": None,
     }
     assert told.complete
@@ -166,8 +168,9 @@ def test_refinement_is_counted_and_told_mention_by_mention(
 
 
 class Silent:
-    def locate(self, items: Sequence[Item], *_: object) -> list[Located | Failure]:
-        return [Failure("timeout: 3 s", "api")] * len(items)
+    def locate(self, items: Sequence[Item], *_: object) -> Found:
+        failed: list[Located | Failure] = [Failure("timeout: 3 s", "api")] * len(items)
+        return Found(failed, failed, {"p.png": "damaged"})
 
 
 def test_a_way_that_failed_is_told_though_the_other_one_answered(
@@ -177,3 +180,17 @@ def test_a_way_that_failed_is_told_though_the_other_one_answered(
     told = find_triples(posts, NameTagger(), both, tmp_path / "x.jsonl", "names", quiet=True)
     assert (told.failed_posts, told.to_json()["one_way_alone"]) == (0, {"timeout": 3})
     assert not told.complete
+    assert told.to_json()["unreadable_example_pictures"] == 1
+    assert len(told.outcomes) == 6, "two questions a mention"
+    assert sum(isinstance(one, Failure) for one in told.outcomes) == 3
+
+
+def test_every_failed_question_counts_whatever_else_its_post_met(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    silent = isr(Failure("no words", "write"))
+    told = find_triples(
+        posts, NameTagger(), Agreement(silent, Silent()), tmp_path / "x", "names", quiet=True
+    )
+    failed = Counter(one.stage for one in told.outcomes if isinstance(one, Failure))
+    assert (told.failed_posts, failed) == (1, {"api": 3, "write": 1})

@@ -18,6 +18,7 @@ from groundling.groundings import (
     Agreement,
     DirectGrounding,
     Exempting,
+    Found,
     Grounding,
     IsrGrounding,
     Item,
@@ -67,14 +68,16 @@ def gone(answer: object) -> bool:
 
 
 def test_nothing_is_in_a_picture_and_none_is_needed(posts: list[Post], tmp_path: Path) -> None:
-    assert NoGrounding().locate(items_of(posts), tmp_path) == [Located(None)] * 6
+    assert NoGrounding().locate(items_of(posts), tmp_path) == Found([Located(None)] * 6, [])
 
 
 def test_isr_gives_words_and_a_box(posts: list[Post], tmp_path: Path) -> None:
     writer = FakeWriter({"Ann": "the man", "Ben": Failure("no", "write"), "Old Club": ABSENT})
     grounder = FakeGrounder({"the man": BOX})
     way = IsrGrounding(writer, grounder, "writer:x/0", 16)
-    found = way.locate(items_of(posts), tmp_path)
+    told = way.locate(items_of(posts), tmp_path)
+    found = told.located
+    assert told.outcomes == found[:4], "nobody is asked where there is no picture"
     assert isinstance(found[0], Located)
     assert (found[0].box, found[0].expression) == (BOX, "the man")
     assert found[1] == found[3] == Located(None, ABSENT)
@@ -109,10 +112,10 @@ def test_direct_answers_keep_their_places_and_failures_are_asked_again(
 ) -> None:
     model = Direct()
     way = DirectGrounding(model, "m")
-    first = way.locate(items_of(posts), tmp_path)
+    first = way.locate(items_of(posts), tmp_path).located
     assert first[:4] == [Located(BOX), Located(None), Failure("timeout", "api"), Located(None)]
     model.mended = True
-    assert way.locate(items_of(posts), tmp_path)[:4] == [Located(BOX), Located(None)] * 2
+    assert way.locate(items_of(posts), tmp_path).located[:4] == [Located(BOX), Located(None)] * 2
     asked = len(model.asked)
     way.locate(items_of(posts), tmp_path)
     assert len(model.asked) == asked, "all is kept"
@@ -124,8 +127,8 @@ class Fixed:
     def __init__(self, *answers: Located | Failure) -> None:
         self.answers = list(answers)
 
-    def locate(self, *_: object) -> list[Located | Failure]:
-        return self.answers
+    def locate(self, *_: object) -> Found:
+        return Found(self.answers, self.answers)
 
 
 FAILED = Failure("x", "api")
@@ -151,12 +154,15 @@ def test_two_ways_together(
     posts: list[Post],
     tmp_path: Path,
 ) -> None:
-    assert Agreement(Fixed(one), Fixed(two)).locate(items_of(posts)[:1], tmp_path) == [wanted]
+    found = Agreement(Fixed(one), Fixed(two)).locate(items_of(posts)[:1], tmp_path)
+    assert found.located == [wanted]
+    assert found.outcomes == [one, two], "two questions"
 
 
 def test_the_second_may_be_preferred(tmp_path: Path) -> None:
     ways: list[Grounding] = [Fixed(Located(BOX)), Fixed(Located(None))]
-    assert Agreement(*ways, prefer_second=True).locate([], tmp_path) == [Located(None, None, 0.5)]
+    (found,) = Agreement(*ways, prefer_second=True).locate([], tmp_path).located
+    assert found == Located(None, None, 0.5)
     assert not agree(BOX, None)
     assert not agree(Box(0, 0, 2, 1), Box(1, 0, 2, 1)), "IoU of exactly 0.5 does not agree"
 
@@ -224,7 +230,7 @@ def test_examples_are_shown_and_the_box_comes_back(
     in_context: Opener, posts: list[Post], tmp_path: Path
 ) -> None:
     with FaultServer(script=reader) as server:
-        found = in_context(server, posts, examples=1).locate(items_of(posts), tmp_path)
+        found = in_context(server, posts, examples=1).locate(items_of(posts), tmp_path).located
         assert len(server.asked) == 4
         assert {len(asked.pictures) for asked in server.asked} == {2}
     assert found[:4] == [Located(BOX), Located(None), Located(BOX), Located(None)]
@@ -286,7 +292,7 @@ def test_boxes_are_asked_for_again_where_they_are_read_otherwise(
     boxes = said(json.dumps({"box": [10, 10, 50, 50]}))
     with FaultServer(boxes) as server:
         in_context(server, posts, "pixels").locate(items_of(posts), tmp_path)
-        again = in_context(server, posts, "relative-1000").locate(items_of(posts), tmp_path)
+        again = in_context(server, posts, "relative-1000").locate(items_of(posts), tmp_path).located
     assert again[0] == Located(Box(1, 0.8, 5, 4))
 
 
@@ -300,8 +306,9 @@ def test_an_example_whose_picture_is_broken_gives_way_to_the_next(
     with FaultServer(script=reader) as server:
         way = in_context(server, [broken, sound], examples=1, choose=choose)
         found = way.locate([(posts[0], Mention(3, 5, "ORG"))], tmp_path)
-    assert found == [Located(BOX)]
+    assert found.located == [Located(BOX)]
     left_out = json.loads((tmp_path / "left-out.json").read_text())
+    assert found.left_out == left_out
     assert "not a picture" in left_out.get(broken.image, "not a picture")
     assert choose == "random" or list(left_out) == [broken.image]
 
@@ -332,9 +339,9 @@ def test_cases_without_one_readable_picture_are_compared_by_the_rest(
 
 
 class Counting(Fixed):
-    def locate(self, items: Sequence[Item], *_: object) -> list[Located | Failure]:  # type: ignore[override]
+    def locate(self, items: Sequence[Item], *_: object) -> Found:  # type: ignore[override]
         self.items = list(items)
-        return self.answers[: len(items)]
+        return Found(self.answers, self.answers)
 
 
 def test_nobody_is_asked_about_types_that_are_never_in_a_picture(
@@ -343,7 +350,8 @@ def test_nobody_is_asked_about_types_that_are_never_in_a_picture(
     inner = Counting(Located(BOX), FAILED, Located(OTHER))
     found = Exempting(inner, ["ORG"]).locate(items_of(posts), tmp_path)
     nowhere = Located(None)
-    assert found == [Located(BOX), nowhere, FAILED, nowhere, Located(OTHER), nowhere]
+    assert found.outcomes == inner.answers, "three questions"
+    assert found.located == [Located(BOX), nowhere, FAILED, nowhere, Located(OTHER), nowhere]
     assert {mention.type for _, mention in inner.items} == {"PER"}
 
 
@@ -356,7 +364,7 @@ def test_another_run_s_boxes_are_not_taken_over(posts: list[Post], tmp_path: Pat
     for name, box in (("one", BOX), ("two", OTHER)):
         grounder = FakeGrounder({"the man": box})
         way = IsrGrounding(FakeWriter(words), grounder, "writer:x/0", 16, name)
-        first = way.locate(items_of(posts), tmp_path)[0]
+        first = way.locate(items_of(posts), tmp_path).located[0]
         assert isinstance(first, Located)
         assert first.box == box
 
@@ -375,9 +383,9 @@ def test_what_failed_is_asked_again_and_what_is_known_is_not(
     in_context: Opener, posts: list[Post], tmp_path: Path
 ) -> None:
     with FaultServer(refused(500), *[said(json.dumps({"box": None}))] * 9) as server:
-        first = in_context(server, posts).locate(items_of(posts), tmp_path)
+        first = in_context(server, posts).locate(items_of(posts), tmp_path).located
         assert sum(isinstance(one, Failure) and one.stage == "api" for one in first) == 1
-        second = in_context(server, posts).locate(items_of(posts), tmp_path)
+        second = in_context(server, posts).locate(items_of(posts), tmp_path).located
         assert second[:4] == [Located(None)] * 4
         assert len(server.asked) == 5
         in_context(server, posts, examples=1).locate(items_of(posts), tmp_path)

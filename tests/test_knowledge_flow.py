@@ -249,7 +249,7 @@ def test_an_endpoint_that_fails_loses_nothing(
     stubborn = [str(number) for number in range(40) if number % 10 in (0, 3, 4)]  # 30 %
     with FaultServer(script=(author := Explainer(stubborn))) as server:
         asking = teller(server)
-        with pytest.raises(RunError, match="train: 12 of 40 questions failed at the endpoint"):
+        with pytest.raises(RunError, match=r"train: 12 of 40 .* at the endpoint, first: HTTP 500"):
             tell_split("train", asking, posts, tmp_path, quiet=True)
         assert not (tmp_path / "train.jsonl").exists()
         lines = (tmp_path / "train.failures.jsonl").read_text().splitlines()
@@ -308,6 +308,24 @@ def test_a_picture_that_cannot_be_read_fails_its_post_alone(
     assert [isinstance(one, Failure) for one in outcomes] == [False, True, False, False, False]
     assert isinstance(outcomes[1], Failure)
     assert outcomes[1].stage == "image"
+
+
+def test_an_example_whose_picture_cannot_be_read_is_shown_without_it(
+    teller: MakeTeller, posts: list[Post], tmp_path: Path
+) -> None:
+    changes = {"example_pictures": True, "image_weight": 0}
+    with FaultServer(script=Explainer()) as server:
+        asking = teller(server, **changes)
+        pictured = [one for one in asking.pool.choose(posts[1:2])[0] if one.image is not None]
+        damaged = pictured[0]
+        Path(str(damaged.image)).write_bytes(b"no picture")
+        tally = tell_split("few", asking, posts[1:2], tmp_path, quiet=True)
+        (asked,) = server.asked
+        assert tally == Tally(1, 1, unreadable=1)
+        assert f"Post: {damaged.text}\n" in asked.text
+        assert len(asked.pictures) == len(pictured), "the post's own, and of all but one example"
+        unshown = teller(server, **{**changes, "example_pictures": False})
+        assert tell_split("few", unshown, posts[1:2], tmp_path, quiet=True) == Tally(1, 1)
 
 
 class Stopping:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import Act, Asked, FaultServer, refused, said
 from PIL import Image
 
+from groundling.cli.refineg import metrics_table
 from groundling.config_gmner import EndpointKeys, RefinegConfig
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.errors import DataError, GroundlingError, RunError
 from groundling.models.api.settings import EndpointConfig
-from groundling.records import CCKS, Entity, Post
+from groundling.records import ABSENT, CCKS, Entity, Post
 from groundling.refineg import run_refineg
 from groundling.settings import describe, load_config
 from groundling.stage import failures_by_stage
@@ -149,10 +152,102 @@ def test_a_post_that_cannot_be_tagged_stays_a_failure_until_it_can(data: Path) -
         assert not any(one.failure for one in others)
         assert last.failure is not None, name
         assert str(broken) in last.failure.reason
-    assert failures_by_stage(out) == {"ground": 1, "tag": 1}
+    assert failures_by_stage(out) == {"tag": 1}
     broken.write_bytes((data / "p.png").read_bytes())
     told = run_refineg(config, out, quiet=True, retry=True)
     assert told["grounding"]["failed_posts"] == 0
+    assert failures_by_stage(out) == {}
+
+
+NOT_THERE = said(json.dumps({"box": None}))
+
+
+def grounding(data: Path, server: FaultServer, way: str = "icl", **changes: Any) -> RefinegConfig:
+    """A run that asks `server` where the mentions are that it has learnt to find."""
+    config = tagger_alone(data, epochs=8, word_size=12, hidden_size=16)
+    keys = {"endpoint": server.url, "model": "m", "api_key_env": None, "attempts": 1}
+    raw = config.model_dump() | {"endpoint": keys, "grounding": {"way": way}}
+    return RefinegConfig.model_validate({**raw, **changes})
+
+
+def write_names(data: Path, *names: str) -> None:
+    """Posts about these names in every split, each with a picture of its own."""
+    for split in ("train", "dev", "test"):
+        rows = []
+        for place, one in enumerate(posts(*names)):
+            path = data / f"{split}{place}.png"
+            Image.new("RGB", (8, 8), (place, len(split), 9)).save(path)
+            rows.append(replace(one, image=str(path)))
+        write_posts(data / f"{split}.jsonl", rows, CCKS)
+
+
+def test_a_failed_call_counts_though_its_post_met_something_else_first(data: Path) -> None:
+    tokens = ("The", "Hood", "leaves", "the", "Kursk")
+    entities = (Entity("Hood", "vessel", 1, 2), Entity("Kursk", "vessel", 4, 5))
+    both = [Post("p0", tokens, entities, str(data / "p.png"))]
+    for split in ("train", "dev", "test"):
+        write_posts(data / f"{split}.jsonl", both, CCKS)
+
+    def script(asked: Asked) -> Act:
+        return said("no idea") if "Entity: Hood" in asked.text else refused(500, "down")
+
+    zero_shot = {"in_context": {"examples": 0}}
+    with FaultServer(script=script) as server:
+        config = grounding(data, server, **zero_shot)
+        with pytest.raises(RunError, match=r"ground: 1 of 2 questions .* first: HTTP 500: down"):
+            run_refineg(config, data.parent / "run", quiet=True)
+        config = grounding(data, server, **zero_shot, tolerate=0.5)
+        run_refineg(config, data.parent / "run", quiet=True)
+    assert failures_by_stage(data.parent / "run") == {"ground": 2}
+
+
+def test_a_question_that_is_refused_for_good_does_not_stop_the_run(data: Path) -> None:
+    write_names(data, "Hood", "Kursk", "Moskva", "Nimitz")
+
+    def script(asked: Asked) -> Act:
+        return refused(400, "too large") if "Entity: Hood" in asked.text[-300:] else NOT_THERE
+
+    out = data.parent / "run"
+    with FaultServer(script=script) as server:
+        told = run_refineg(grounding(data, server), out, quiet=True)
+    assert told["grounding"]["failed"] == {"HTTP 400": 1}
+    assert failures_by_stage(out) == {"ground": 1}
+
+
+def test_a_direct_answer_in_another_form_is_asked_for_again(data: Path) -> None:
+    write_names(data, "Hood", "Kursk", "Moskva", "Nimitz")
+
+    def script(asked: Asked) -> Act:
+        return said("not sure") if "Hood" in asked.text else said(ABSENT)
+
+    out = data.parent / "run"
+    with FaultServer(script=script) as server:
+        config = grounding(data, server, "direct")
+        assert run_refineg(config, out, quiet=True)["grounding"]["failed_posts"] == 1
+    assert failures_by_stage(out) == {"ground": 1}
+    with FaultServer(said(ABSENT)) as server:
+        config = grounding(data, server, "direct")
+        assert run_refineg(config, out, quiet=True, retry=True)["grounding"]["failed_posts"] == 0
+    assert failures_by_stage(out) == {}
+
+
+def test_examples_that_were_left_out_are_told_and_looked_at_again(data: Path) -> None:
+    write_names(data, "Hood", "Kursk", "Moskva", "Nimitz")
+    broken, out = data / "train1.png", data.parent / "run"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:30])
+    with FaultServer(NOT_THERE) as server:
+        config = grounding(data, server, in_context={"examples": 3, "image_weight": 0})
+        told = run_refineg(config, out, quiet=True)
+        assert told["grounding"]["unreadable_example_pictures"] == 1
+        assert "pictures of examples that cannot be read 1 (left-out.json)" in metrics_table(told)
+        assert failures_by_stage(out) == {"ground": 1}
+        asked = len(server.asked)
+        broken.write_bytes(whole)
+        told = run_refineg(config, out, quiet=True, retry=True)
+        assert len(server.asked) > asked, "other examples make other questions"
+    assert told["grounding"]["unreadable_example_pictures"] == 0
+    assert "cannot be read" not in metrics_table(told)
     assert failures_by_stage(out) == {}
 
 

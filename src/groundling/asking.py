@@ -68,16 +68,16 @@ def ask_all(
     return [decode(found[one]) if one in found else failures[one] for one in keys]
 
 
-def refuse_losses(what: str, failed: Mapping[str, int], total: int, tolerate: float) -> None:
+def refuse_losses(what: str, outcomes: Sequence[object], total: int, tolerate: float) -> None:
     """Raise RunError where more than a share `tolerate` of `total` questions failed in passing.
 
-    `failed` counts failures by their stage. The same call asks for those again, and may succeed.
+    `outcomes` holds all failures among them. The same call asks for those again, and may succeed.
     """
-    lost = sum(count for stage, count in failed.items() if stage in PASSING)
-    if lost > tolerate * total:
+    lost = [one for one in outcomes if isinstance(one, Failure) and one.stage in PASSING]
+    if len(lost) > tolerate * total:
         raise RunError(
-            f"{what}: {lost} of {total} questions failed at the endpoint; run again to ask "
-            f"for these alone, or raise tolerate ({tolerate:g})"
+            f"{what}: {len(lost)} of {total} questions failed at the endpoint, first: "
+            f"{lost[0].reason}; run again to ask for these alone, or raise tolerate ({tolerate:g})"
         )
 
 

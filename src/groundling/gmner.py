@@ -54,6 +54,10 @@ class Told:
     """Their reasons by kind."""
     lost: list[Failure] = field(default_factory=list)
     """Why one of two ways gave no answer, for each mention that the other one grounded alone."""
+    outcomes: list[Located | Failure] = field(default_factory=list)
+    """What came of each question: two a mention where two ways were asked."""
+    left_out: int = 0
+    """Pictures of examples that cannot be read: these examples were not shown."""
     refinement: dict[str, Any] | None = None
     """What asking about uncertain mentions came to; None where nobody was asked."""
 
@@ -69,6 +73,7 @@ class Told:
         failures = {"failed_posts": self.failed_posts, "failed": dict(self.failed.most_common())}
         lost = Counter(map(kind_of, self.lost))
         failures["one_way_alone"] = dict(lost.most_common())
+        failures["unreadable_example_pictures"] = self.left_out
         return {**told, **failures, "refinement": self.refinement}
 
 
@@ -125,10 +130,12 @@ def ground_posts(
     items = [(post, mention) for post in answered for mention in mentions[post.id]]
     keys = [(post.id, place) for post in answered for place in range(len(mentions[post.id]))]
     with Progress("grounding", len(items), "mentions", quiet=quiet) as progress:
-        located = grounding.locate(items, work, progress)
-    told.lost = [one.lost for one in located if isinstance(one, Located) and one.lost is not None]
-    found = predictions_of(answered, mentions, dict(zip(keys, located, strict=True)))
-    return [_record(post.id, {**found, **failures}[post.id], told) for post in posts]
+        found = grounding.locate(items, work, progress)
+    told.outcomes, told.left_out = found.outcomes, len(found.left_out)
+    grounded = [one for one in found.located if isinstance(one, Located)]
+    told.lost = [one.lost for one in grounded if one.lost is not None]
+    triples = predictions_of(answered, mentions, dict(zip(keys, found.located, strict=True)))
+    return [_record(post.id, {**triples, **failures}[post.id], told) for post in posts]
 
 
 def tag_posts(

@@ -6,8 +6,8 @@ is not there. What it finds out it keeps in a folder of its own, so that a stopp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -46,12 +46,23 @@ class Located:
     lost: Failure | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a way came to: `located` says of each mention, in order, where it is.
+
+    `outcomes` are those of the questions: one a mention that was asked about, two where two ways
+    were asked. `left_out` says why examples were not shown, by the paths of their pictures.
+    """
+
+    located: list[Located | Failure]
+    outcomes: list[Located | Failure]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
 class Grounding(Protocol):
     """A way to ground mentions."""
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
         """Where each mention is; what has been found out is kept in the folder `work`."""
         ...
 
@@ -59,14 +70,12 @@ class Grounding(Protocol):
 class NoGrounding:
     """Nothing is ever in a picture: the `-None` rows of published tables. No picture is needed."""
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
-        """None for every mention."""
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
+        """None for every mention; nobody is asked."""
         del work
         if progress is not None:
             progress.advance(len(items))
-        return [Located(None) for _ in items]
+        return Found([Located(None) for _ in items], [])
 
 
 class Exempting:
@@ -75,17 +84,17 @@ class Exempting:
     def __init__(self, way: Grounding, never: Sequence[EntityType]) -> None:
         self._way, self._never = way, frozenset(never)
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
         """See `Grounding`."""
         asked = [item for item in items if item[1].type not in self._never]
         if progress is not None:
             progress.skip(len(items) - len(asked))
-        answers = iter(self._way.locate(asked, work, progress))
-        return [
+        found = self._way.locate(asked, work, progress)
+        answers = iter(found.located)
+        located = [
             Located(None) if mention.type in self._never else next(answers) for _, mention in items
         ]
+        return replace(found, located=located)
 
 
 class IsrGrounding:
@@ -106,9 +115,7 @@ class IsrGrounding:
         self._name = name
         self._sampling = Sampling(GREEDY.temperature, max_new_tokens)
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
         """See `Grounding`."""
         places, queries = _queries(items)
         answers = answer_queries(
@@ -120,7 +127,7 @@ class IsrGrounding:
             folder=work / self._name,
             progress=progress,
         )
-        return _spread(len(items), places, map(_of_answer, answers))
+        return spread(len(items), places, [*map(_of_answer, answers)])
 
 
 class DirectGrounding:
@@ -132,9 +139,7 @@ class DirectGrounding:
     def __init__(self, grounder: DirectGrounder, name: str) -> None:
         self._grounder, self._name = grounder, name
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
         """See `Grounding`."""
 
         def run(_: int, chunk: Sequence[Query]) -> list[Located | Failure]:
@@ -152,7 +157,7 @@ class DirectGrounding:
             context=self._name,
             progress=progress,
         )
-        return _spread(len(items), places, answers)
+        return spread(len(items), places, answers)
 
 
 class Agreement:
@@ -168,9 +173,7 @@ class Agreement:
         self._ways = (first, second)
         self._preferred = int(prefer_second)
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
         """See `Grounding`."""
         if progress is not None:
             progress.expect(len(items))
@@ -178,7 +181,11 @@ class Agreement:
             way.locate(items, work / name, progress)
             for way, name in zip(self._ways, ("first", "second"), strict=True)
         )
-        return [self._combined(*pair) for pair in zip(one, two, strict=True)]
+        return Found(
+            [self._combined(*pair) for pair in zip(one.located, two.located, strict=True)],
+            one.outcomes + two.outcomes,
+            one.left_out | two.left_out,
+        )
 
     def _combined(self, one: Located | Failure, two: Located | Failure) -> Located | Failure:
         if isinstance(one, Failure):
@@ -238,14 +245,12 @@ def _queries(items: Sequence[Item]) -> tuple[list[int], list[Query]]:
     return [place for place, _ in found], [query for _, query in found]
 
 
-def _spread(
-    count: int, places: Sequence[int], found: Iterable[Located | Failure]
-) -> list[Located | Failure]:
-    """Answers at their places; those without a picture are failures."""
+def spread(count: int, places: Sequence[int], outcomes: list[Located | Failure]) -> Found:
+    """The outcomes of questions at their places among `count` mentions; others have no picture."""
     row: list[Located | Failure] = [NO_PICTURE] * count
-    for place, one in zip(places, found, strict=True):
+    for place, one in zip(places, outcomes, strict=True):
         row[place] = one
-    return row
+    return Found(row, outcomes)
 
 
 def _of_answer(answer: Answer | Failure) -> Located | Failure:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,12 @@ from groundling.atomic import write_bytes
 from groundling.config_gmner import InContextConfig
 from groundling.errors import ImageError
 from groundling.examples import Search, choose_examples
-from groundling.groundings import Item, Located, name_of
+from groundling.groundings import Found, Item, Located, name_of, spread
 from groundling.images import load_image
 from groundling.models.base import Assistant, Case, Embedder, Solved
 from groundling.models.registry import open_question
 from groundling.progress import Progress
-from groundling.records import NO_PICTURE, Box, Failure, Post
+from groundling.records import Box, Failure, Post
 from groundling.selection import Vectors, View, nearest
 
 if TYPE_CHECKING:
@@ -73,11 +73,8 @@ class InContextGrounding:
         self._search = search
         self._checked: dict[str, str | None] = {}
 
-    def locate(
-        self, items: Sequence[Item], work: Path, progress: Progress | None = None
-    ) -> list[Located | Failure]:
+    def locate(self, items: Sequence[Item], work: Path, progress: Progress | None = None) -> Found:
         """See `groundings.Grounding`. Examples are never taken from the mention's own post."""
-        row: list[Located | Failure] = [NO_PICTURE] * len(items)
         cases = [
             (place, Case(post.image, post.text, name_of(post, mention), mention.type))
             for place, (post, mention) in enumerate(items)
@@ -97,9 +94,11 @@ class InContextGrounding:
             tries=self._settings.tries,
             progress=progress,
         )
-        for (place, _), answer in zip(cases, answers, strict=True):
-            row[place] = answer if isinstance(answer, Failure) else Located(answer[0])
-        return row
+        outcomes = [
+            answer if isinstance(answer, Failure) else Located(answer[0]) for answer in answers
+        ]
+        found = spread(len(items), [place for place, _ in cases], outcomes)
+        return replace(found, left_out=left_out)
 
     def choose(self, cases: Sequence[Case], posts: Sequence[str]) -> list[list[Solved]]:
         """The examples for each case, the nearest last: right before the case itself.

@@ -22,7 +22,9 @@ from groundling.collect import kind_of
 from groundling.config_knowledge import KnowledgeConfig
 from groundling.data.knowledge import LINES, Told, write_knowledge
 from groundling.data.leaks import folded_text
+from groundling.errors import ImageError
 from groundling.examples import Search, choose_examples
+from groundling.images import load_image
 from groundling.knowledge_prompt import Explanation, knowledge_messages, read_explanation
 from groundling.models.base import Assistant, Embedder, Question
 from groundling.progress import Progress
@@ -55,6 +57,8 @@ class Pool:
         self._settings, self._search = settings, search
         self._parts: list[Part] = []
         self._vectors: list[Vectors] = []
+        self.unreadable: set[str] = set()
+        self._looked: set[str] = set()
         self._places: dict[tuple[str, str], set[int]] = {}
         for place, post in enumerate(self._posts):
             for sign in _signs(post):
@@ -74,6 +78,16 @@ class Pool:
             lambda: self._views(posts), len(self._posts), barred, self._settings, self._search
         )
         return [tuple(self._posts[place] for place in row) for row in found]
+
+    def with_picture(self, example: Post) -> Post:
+        """The example, without its picture where that cannot be read: `unreadable` has its id."""
+        if example.image is not None and example.id not in self._looked:
+            self._looked.add(example.id)
+            try:
+                load_image(example.image)
+            except ImageError:
+                self.unreadable.add(example.id)
+        return replace(example, image=None) if example.id in self.unreadable else example
 
     def _views(self, posts: Sequence[Post]) -> list[View]:
         if not self._parts:
@@ -107,7 +121,10 @@ class Teller:
     journal: Path
 
     def with_examples(self, posts: Sequence[Post]) -> list[Shown]:
-        """Each post with its examples, as they are shown: without pictures that are not."""
+        """Each post with its examples, as they are shown: without pictures that are not.
+
+        An example whose picture cannot be read is shown without it.
+        """
         return [
             (self._seen(post), tuple(map(self._seen_example, shown)))
             for post, shown in zip(posts, self.pool.choose(posts), strict=True)
@@ -140,7 +157,8 @@ class Teller:
         return post if self.settings.picture else replace(post, image=None)
 
     def _seen_example(self, post: Post) -> Post:
-        return post if self.settings.example_pictures else replace(post, image=None)
+        shown = self.settings.example_pictures
+        return self.pool.with_picture(post) if shown else replace(post, image=None)
 
     def _messages(self, item: Shown) -> list[dict[str, Any]]:
         scheme = SCHEMES[self.settings.scheme]
@@ -167,17 +185,20 @@ class Tally:
     """Of how many posts of a split something is told, and why nothing of the others, by kind.
 
     `unseen` were asked about without a picture, for they have none, though pictures are shown.
+    `unreadable` examples were shown without theirs, for it cannot be read.
     """
 
     posts: int
     told: int = 0
     unseen: int = 0
+    unreadable: int = 0
     failed: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         """The part of a command's summary about a split."""
         failed = dict(self.failed.most_common())
         counts = {"posts": self.posts, "told": self.told, "without_picture": self.unseen}
+        counts["unreadable_example_pictures"] = self.unreadable
         return {**counts, "failed": failed}
 
 
@@ -193,8 +214,9 @@ def tell_split(name: str, teller: Teller, posts: Sequence[Post], out: Path, quie
     told = [one for one in outcomes if isinstance(one, Told)]
     lost = [(p, one) for p, one in zip(posts, outcomes, strict=True) if isinstance(one, Failure)]
     write_failures(out / f"{name}.failures.jsonl", [({"id": p.id}, one) for p, one in lost])
-    stages = Counter(one.stage for _, one in lost)
-    refuse_losses(name, stages, len(posts), teller.settings.tolerate)
+    refuse_losses(name, outcomes, len(posts), teller.settings.tolerate)
     write_knowledge(out / f"{name}{LINES}", told)
     unseen = sum(post.image is None for post in posts) if teller.settings.picture else 0
-    return Tally(len(posts), len(told), unseen, Counter(kind_of(one) for _, one in lost))
+    unreadable = teller.pool.unreadable & {one.id for _, shown in items for one in shown}
+    failed = Counter(kind_of(one) for _, one in lost)
+    return Tally(len(posts), len(told), unseen, len(unreadable), failed)

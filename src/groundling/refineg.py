@@ -10,7 +10,6 @@ stage that is not finished is asked for again by the same command, in others by 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +161,7 @@ class _Work:
             for name in ("synthetic.jsonl", "provenance.jsonl"):
                 stage.write_bytes(f"synth/{name}", (self.answers / "synthesis" / name).read_bytes())
             stage.write_json("synth/summary.json", done.to_json())
-            stage.failed(done.failed.total())
+            stage.failed(mendable(done.failed))
 
     def fit(self) -> None:
         """The tagger, on the labelled posts and what was made of them."""
@@ -248,10 +247,8 @@ class _Work:
                 told,
                 self.quiet,
             )
-            failed = [one.failure for one in said if one.failure is not None]
-            lost = [*failed, *told.lost]
-            self._refuse("ground", Counter(one.stage for one in lost), len(said))
-            stage.failed(mendable(lost))
+            self._refuse("ground", told.outcomes, len(told.outcomes))
+            stage.failed(mendable(told.outcomes) + told.left_out)
             self._write(stage, "predictions/test.jsonl", said)
             stage.write_json("grounding.json", told.to_json())
 
@@ -305,12 +302,11 @@ class _Work:
 
     def _refuse_losses(self, stage: str, asked: Sequence[Asked]) -> None:
         """`_refuse` where mentions were asked about."""
-        failed = Counter(one.outcome.stage for one in asked if isinstance(one.outcome, Failure))
-        self._refuse(stage, failed, len(asked))
+        self._refuse(stage, [one.outcome for one in asked], len(asked))
 
-    def _refuse(self, stage: str, failed: Mapping[str, int], total: int) -> None:
+    def _refuse(self, stage: str, outcomes: Sequence[object], total: int) -> None:
         """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
-        refuse_losses(stage, failed, total, self.config.tolerate)
+        refuse_losses(stage, outcomes, total, self.config.tolerate)
 
 
 def _percent(curve: Curve) -> list[float]:

@@ -45,14 +45,15 @@ Wanted = tuple[Post, Kind]
 
 @dataclass
 class Synthesised(Screened):
-    """Sentences that were asked for, and the questions that failed, by stage."""
+    """Sentences that were asked for, and why questions failed."""
 
     questions: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: list[Failure] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The summary of a command."""
-        asked = {"questions": self.questions, "failed": dict(self.failed.most_common())}
+        failed = Counter(one.stage for one in self.failed)
+        asked = {"questions": self.questions, "failed": dict(failed.most_common())}
         return asked | super().to_json()
 
 
@@ -79,7 +80,7 @@ def synthesise(
     screen = Screen(scheme, style, limits_of(settings), seeds, settings.check_style, tokenise)
     for (post, kind), answer in zip(wanted, answers, strict=True):
         if isinstance(answer, Failure):
-            done.failed[answer.stage] += 1
+            done.failed.append(answer)
             error = {"reason": answer.reason, "stage": answer.stage}
             told.append({"seed": post.id, "kind": kind, "error": error, "model": assistant.name})
             continue

@@ -41,7 +41,7 @@ def test_order_is_kept_nothing_lost_nothing_doubled(tmp_path: Path) -> None:
         asked = len(server.asked)
         again = ask(client(server, concurrency=6, cache=tmp_path / "c"), *chats)
     wanted = [
-        Failure("HTTP 400: never", "api") if n % 10 == 9 else [Choice(f"about {n}")]
+        Failure("HTTP 400: never", "answer") if n % 10 == 9 else [Choice(f"about {n}")]
         for n in range(60)
     ]
     assert found == wanted

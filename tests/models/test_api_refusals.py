@@ -85,7 +85,7 @@ def test_the_key_is_in_the_header_and_nowhere_else(
         asker = client(server, cache=tmp_path / "c", ledger=Ledger(tmp_path / "l", PRICES))
         second = ask(asker, chat("b"))
     assert first == [[Choice("ok")]]
-    assert second == [Failure("HTTP 400: what is [key]?", "api")]
+    assert second == [Failure("HTTP 400: what is [key]?", "answer")]
     assert [one.headers["Authorization"] for one in server.asked] == [f"Bearer {KEY}"] * 2
     shown = repr(asker) + repr(asker.config) + repr(vars(asker)["_http"].headers) + caplog.text
     shown += "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())

@@ -62,13 +62,14 @@ def test_what_cannot_pass_is_not_tried_again(status: int) -> None:
         found = one(client(server))
         assert isinstance(found, Failure)
         assert found.reason.startswith(f"HTTP {status}")
+        assert found.stage == "answer", "the same call would fail again"
     assert len(server.asked) == 1
 
 
 def test_a_reason_can_always_be_written_down() -> None:
     """JSON can spell half a surrogate pair, UTF-8 cannot."""
     with FaultServer(refused(400, "bad \ud83d thing")) as server:
-        assert one(client(server)) == Failure("HTTP 400: bad ? thing", "api")
+        assert one(client(server)) == Failure("HTTP 400: bad ? thing", "answer")
 
 
 def test_waits_double_at_most_and_are_seeded() -> None:

@@ -157,7 +157,7 @@ def test_rows_keep_their_order_and_failures_their_place(photo: str, tmp_path: Pa
     with FaultServer(script=script) as server, endpoint(server, concurrency=3) as place:
         rows = place.writer().sample(queries, 1, GREEDY, 0, SOURCE)
     assert [texts(rows[i]) for i in (0, 2, 4)] == [["A (PER)"], ["C (PER)"], ["E (PER)"]]
-    assert rows[1] == Failure("HTTP 400: no", "api")
+    assert rows[1] == Failure("HTTP 400: no", "answer")
     assert isinstance(rows[3], Failure)
     assert rows[3].stage == "image"
 

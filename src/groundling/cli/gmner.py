@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundling.cli.recipe import STOPPED, add_recipe_options, hush_libraries
-from groundling.cli.refineg import asked_words
+from groundling.cli.refineg import asked_words, left_out_words
 from groundling.errors import InputError
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def _words(told: dict[str, Any]) -> str:
     if told["one_way_alone"]:
         lines.append("mentions that one of two ways grounded alone, by what the other met")
         lines += [f"  {count} × {kind}" for kind, count in told["one_way_alone"].items()]
+    lines += left_out_words(told)
     if told["refinement"] is not None:
         lines.append(asked_words(told["refinement"]))
     return "\n".join(lines)

@@ -30,8 +30,8 @@ examples:
   groundling refineg run --config recipes/refineg-toy.yaml --out runs/refineg --seed 1
 
 The same command continues a stopped run. Where more calls of a stage fail than `tolerate` says, the
-run stops there, and the same command asks for those again. Fewer, and answers that cannot be read,
-are recorded, and --retry asks for them again.
+run stops there, and the same command asks for those again. Fewer, answers that cannot be read, and
+questions that are refused for good are recorded, and --retry asks for them again.
 
 configuration (YAML keys, and what --set takes):
 """
@@ -96,6 +96,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         asked_words(metrics["refinement"]),
         f"boxes {boxes['boxes']}, absent {boxes['absent']}, posts that failed "
         f"{boxes['failed_posts']}",
+        *left_out_words(boxes),
         "",
         f"{'test':10}{'rule':9}{'MNER F1':>9}{'EEG F1':>9}{'GMNER F1':>10}",
     ]
@@ -104,6 +105,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
             figures = "".join(f"{score[task]['f1']:>9.2f}" for task in ("mner", "eeg"))
             lines.append(f"{stage:10}{rule:9}{figures}{score['gmner']['f1']:>10.2f}")
     return "\n".join(lines)
+
+
+def left_out_words(grounding: Mapping[str, Any]) -> list[str]:
+    """A line where examples were not shown because their pictures cannot be read."""
+    count = grounding["unreadable_example_pictures"]
+    return [f"pictures of examples that cannot be read {count} (left-out.json)"] if count else []
 
 
 def asked_words(refinement: Mapping[str, Any]) -> str:

@@ -174,4 +174,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
         lines += [f"{told['out']}/{name}.jsonl: {told_of}", *told_failures(split["failed"])]
         if split["without_picture"]:
             lines.append(f"  {split['without_picture']} were asked about without a picture")
+        if split["unreadable_example_pictures"]:
+            count = split["unreadable_example_pictures"]
+            lines.append(f"  pictures of examples that cannot be read, and were not shown: {count}")
     return lines

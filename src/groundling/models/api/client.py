@@ -196,7 +196,7 @@ class ApiClient:
             if told is not None and told > self.config.longest_wait_s:
                 return self._failed(f"{outcome.reason} (asks for a wait of {told:.0f} s)")
             if not outcome.again:
-                return self._failed(outcome.reason)
+                return self._failed(outcome.reason, "answer")
             if tried == self.config.attempts:
                 return self._failed(f"{outcome.reason} (tried {tried} times)")
             self._clock.sleep(self._backoff.wait_s(tried, told))
@@ -219,7 +219,8 @@ class ApiClient:
                 self._failed_in_a_row = 0
         return outcome
 
-    def _failed(self, reason: str) -> Failure:
+    def _failed(self, reason: str, stage: str = "api") -> Failure:
+        """Why a call brought nothing: of stage `api` if that may pass, `answer` if it is final."""
         with self._lock:
             self._failed_in_a_row += 1
             count = self._failed_in_a_row
@@ -228,7 +229,7 @@ class ApiClient:
                 f"{self.config.endpoint}: {count} calls in a row failed, the last with: {reason}; "
                 "see to the endpoint and run again"
             )
-        return Failure(reason, "api")
+        return Failure(reason, stage)
 
     def _try(self, body: bytes, chat: Chat, n: int) -> Reply | _Setback:
         url = f"{self.config.endpoint}/chat/completions"

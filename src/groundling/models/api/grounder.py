@@ -11,7 +11,7 @@ from groundling.models.api.wire import Chat, with_pictures
 from groundling.models.box_text import BoxText
 from groundling.models.coordinates import Convention, Frame
 from groundling.prompts import box_form, direct_messages
-from groundling.records import Failure, Prediction, Query
+from groundling.records import Box, Failure, Prediction, Query
 
 
 class ApiDirectGrounder:
@@ -31,9 +31,7 @@ class ApiDirectGrounder:
         for place, answers in self._client.ask(chats):
             answer = answers if isinstance(answers, Failure) else answers[0]
             found = (
-                answer
-                if isinstance(answer, Failure)
-                else self._words.read(answer.text, frames[place])
+                answer if isinstance(answer, Failure) else self._read(answer.text, frames[place])
             )
             if isinstance(found, Failure):
                 yield place, found
@@ -41,12 +39,17 @@ class ApiDirectGrounder:
                 query = queries[place]
                 yield place, Prediction(query.name, query.type, found)
 
+    def _read(self, text: str, frame: Frame) -> Box | Failure | None:
+        """What a text says. One in another form is a failure that another call may mend."""
+        found = self._words.read(text, frame)
+        return Failure(found.reason, "answer") if isinstance(found, Failure) else found
+
     def _chat(self, place: int, query: Query, frames: dict[int, Frame]) -> Chat:
         config, picture = self._client.config, self._pictures.encode(query.image)
         frames[place] = picture.frame
 
         def complaint(text: str) -> Failure | None:
-            found = self._words.read(text, picture.frame)
+            found = self._read(text, picture.frame)
             return found if isinstance(found, Failure) else None
 
         messages = direct_messages(query.name, query.type)
