@@ -262,13 +262,11 @@ be whole again. A model of one's own would fail again."""
 NO_PICTURE = Failure("the post's picture is missing", "image")
 
 
-def mendable(outcomes: Iterable[object]) -> int:
-    """How many outcomes are failures that a repetition may mend; a post gets no picture by it."""
-    return count_failures(outcomes)[0]
-
-
 def count_failures(outcomes: Iterable[object]) -> tuple[int, int]:
-    """How many outcomes are failures that a repetition may mend, and how many are others."""
+    """How many outcomes are failures that a repetition may mend, and how many are others.
+
+    A post gets no picture by a repetition.
+    """
     failures = [one for one in outcomes if isinstance(one, Failure)]
     may = sum(one.stage in MENDABLE and one != NO_PICTURE for one in failures)
     return may, len(failures) - may

@@ -32,7 +32,7 @@ from groundling.grounding_ways import Ways
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, mendable
+from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
 from groundling.refine import Asked, Refinery, record, refine, summary, validate
 from groundling.report.routing_chart import routing_sheet
 from groundling.routing import Curve
@@ -161,7 +161,7 @@ class _Work:
             for name in ("synthetic.jsonl", "provenance.jsonl"):
                 stage.write_bytes(f"synth/{name}", (self.answers / "synthesis" / name).read_bytes())
             stage.write_json("synth/summary.json", done.to_json())
-            stage.failed(mendable(done.failed))
+            stage.note(done.failed)
 
     def fit(self) -> None:
         """The tagger, on the labelled posts and what was made of them."""
@@ -184,7 +184,7 @@ class _Work:
             for split in splits:
                 posts = self.splits[split]
                 found = tag_split(tagger, posts, stage.scratch / split, split, self.quiet)
-                stage.failed(mendable(found))
+                stage.note(found)
                 self._write(stage, f"mentions/{split}.jsonl", ungrounded(posts, found))
 
     def refine(self) -> None:
@@ -208,7 +208,7 @@ class _Work:
                     routing, curve = found_on_dev.routing, found_on_dev.curve
                     mentions, asked = refine(refinery, test.answered, mentions, routing, progress)
                 self._refuse_losses("refine", asked)
-                stage.failed(mendable(one.outcome for one in (*found_on_dev.asked, *asked)))
+                stage.note(one.outcome for one in (*found_on_dev.asked, *asked))
                 told = summary(asked, told["mentions"]) | {
                     "threshold": routing.threshold,
                     "validation_f1": _percent(curve),
@@ -248,7 +248,8 @@ class _Work:
                 self.quiet,
             )
             self._refuse("ground", told.outcomes, len(told.outcomes))
-            stage.failed(mendable(told.outcomes) + told.left_out)
+            stage.note(told.outcomes)
+            stage.failed(told.left_out)
             self._write(stage, "predictions/test.jsonl", said)
             stage.write_json("grounding.json", told.to_json())
 
