@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -66,6 +67,12 @@ def test_what_stdout_cannot_show_is_an_escape(
             FileNotFoundError(2, "No such file or directory", "a.jsonl"),
             2,
             "groundling: error: a.jsonl: No such file or directory",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "groundling: error: the disk is at its end: No space left on device; make room, "
+            "then run again",
         ),
     ],
 )

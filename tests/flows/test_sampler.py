@@ -7,6 +7,7 @@ import re
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +27,8 @@ from groundling.config import (
 from groundling.data.pairs_parquet import read_pairs
 from groundling.errors import ConfigError, RunError
 from groundling.isr import run_isr
+from groundling.models.local import LocalWriter
+from groundling.records import Failure
 from groundling.rundir import read_events
 from groundling.stage import failures_by_stage
 
@@ -153,6 +156,27 @@ def test_failures_of_finished_stages_are_tried_again_where_wanted(
     again = {one["stage"] for one in read_events(run)[before:] if one["kind"] == "started"}
     assert {*graded, "round-1-draw", "round-1-update", "round-2-draw"} <= again
     assert not again & {"data", "sft"}
+
+
+def test_pairs_that_cannot_be_scored_are_on_record_and_no_pairs(
+    release: IsrConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, run = LocalWriter.score_pairs, tmp_path / "run"
+
+    def failing(self: LocalWriter, *words: Any) -> list[tuple[float, float] | Failure]:
+        scores: list[tuple[float, float] | Failure] = [*real(self, *words)]
+        return [Failure("damaged", "image"), Failure("not finite", "model"), *scores[2:]]
+
+    monkeypatch.setattr(LocalWriter, "score_pairs", failing)
+    with FaultServer(script=Vllm()) as server:
+        run_isr(drawn_by(release.model_copy(update={"rounds": 1}), server), run, quiet=True)
+    unscored = json.loads((run / "rounds/1/unscored.json").read_text())
+    assert [one["reason"] for one in unscored] == ["damaged", "not finite"]
+    told = json.loads((run / "rounds/1/metrics.json").read_text())
+    assert told["dropped"]["unscored"] == 2
+    assert sum(told["pairs"].values()) == len(read_pairs(run / "rounds/1/pairs.parquet"))
+    assert failures_by_stage(run) == {"round-1-prefer": 1}
+    assert failures_by_stage(run, "lasting_failures") == {"round-1-prefer": 1}
 
 
 def test_a_run_goes_on_with_another_server(release: IsrConfig, tmp_path: Path) -> None:
