@@ -54,9 +54,7 @@ UPDATES, LEAST, MOST = 1200, 4, 40
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run: how many sentences it learnt from, F1 in percent by split, and how many texts of each
-    split its train holds.
-    """
+    """A run: sentences learnt from, F1 in percent and texts seen in train by split."""
 
     sentences: int
     f1: dict[str, float]

@@ -301,6 +301,15 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["null", "[]", '"x"', "{}", "{"])
+@pytest.mark.parametrize("name", ["metrics.json", "rounds/1/metrics.json", "events.jsonl"])
+def test_a_damaged_file_is_named_in_a_line(name: str, text: str, tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / name).write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(RunError, match=f"{name}: .*restore"):
+        write_report(tmp_path)
+
+
 def test_every_stage_is_in_the_charts(page: Page) -> None:
     words = [
         attrs["aria-label"] for tag, attrs in page.tags if tag == "svg" and "aria-label" in attrs

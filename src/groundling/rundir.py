@@ -276,12 +276,25 @@ def stored_config(path: str | Path, model: type[S]) -> S:
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
-    """The events of the run directory at `path`; a torn last line is left out."""
+    """The events of the run directory at `path`; a torn last line is left out.
+
+    Raises RunError where there are none to read.
+    """
     try:
         lines = (Path(path) / "events.jsonl").read_bytes().split(b"\n")
     except FileNotFoundError as fault:
         raise RunError(f"{path}: not a run directory, it has no events.jsonl") from fault
-    return [json.loads(line) for line in lines[:-1]]
+    return [_event(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _event(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or event.keys() != {"time", "stage", "kind", "payload"}:
+        raise RunError(f"{path}/events.jsonl: line {number} is no event; restore or remove it")
+    return event
 
 
 def _refuse_strangers(path: Path) -> None:

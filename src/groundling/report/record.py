@@ -24,6 +24,10 @@ Meaning = Callable[[str, str], str]
 """(query id, expression) → what the expression means in the query's picture."""
 
 
+ROUND = ("prompts", "expressions", "mean_reward", "verdicts", "pairs", "dropped")
+"""Some of what a round's metrics.json says."""
+
+
 @dataclass(frozen=True)
 class Gold:
     """The test posts with their pictures, and what expressions mean where the world is known."""
@@ -71,7 +75,7 @@ def read_record(path: Path) -> RunRecord:
     """Read the run directory at `path`. Raises RunError where it is none."""
     identity = _identity(path)
     config = identity["config"]
-    summary = _json(path / "metrics.json")
+    summary = _json(path / "metrics.json", "stages", "selected", "floors")
     stages = summary["stages"] if summary else _evaluations(path, config["rounds"])
     gold, problem = _gold(path, config)
     return RunRecord(
@@ -85,7 +89,7 @@ def read_record(path: Path) -> RunRecord:
         rounds={
             t: found
             for t in range(1, config["rounds"] + 1)
-            if (found := _json(path / f"rounds/{t}/metrics.json")) is not None
+            if (found := _json(path / f"rounds/{t}/metrics.json", *ROUND)) is not None
         },
         finished=summary is not None,
         gold=gold,
@@ -114,20 +118,25 @@ def _identity(path: Path) -> dict[str, Any]:
     return {"config": config, "provenance": found.get("provenance") or {}}
 
 
-def _json(path: Path) -> Any:
-    """The value in a JSON file, None where there is no such file."""
+def _json(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The object with these keys in a JSON file, None where there is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as fault:
         raise RunError(f"{path}: not JSON; restore it or run the stage again") from fault
+    if not isinstance(found, dict) or not set(keys) <= found.keys():
+        raise RunError(f"{path}: wanted an object with {', '.join(keys)}; restore it")
+    return found
 
 
 def _evaluations(path: Path, rounds: int) -> list[dict[str, Any]]:
     """The stages that an unfinished run has evaluated so far."""
     names = ["untuned", "sft", *(f"round-{t}" for t in range(1, rounds + 1))]
-    found = ((name, _json(path / f"evaluations/{name}.json")) for name in names)
+    found = (
+        (name, _json(path / f"evaluations/{name}.json", "validation", "test")) for name in names
+    )
     return [{"name": name, **scores} for name, scores in found if scores is not None]
 
 
