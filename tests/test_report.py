@@ -6,12 +6,13 @@ import shutil
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from written_run import NAMES, RIGHT, write_run
 
 from groundling.errors import RunError
+from groundling.preferences import DropReason
 from groundling.report import write_report
 from groundling.report.line_chart import common_range
 from groundling.report.record import read_record
@@ -299,6 +300,17 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("config: {seed: 1}\n", encoding="utf-8")
     with pytest.raises(RunError, match="not a run of `groundling isr`"):
         write_report(tmp_path)
+
+
+def test_every_fate_of_a_prompt_is_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    path = run / "rounds/1/metrics.json"
+    told = json.loads(path.read_text())
+    told["dropped"] = dict.fromkeys(get_args(DropReason), 70)
+    path.write_text(json.dumps(told))
+    write_report(run)
+    (drawn,) = [p for p in (run / "figures").iterdir() if "What became of" in p.read_text()]
+    assert drawn.read_text().count(": 70 (") == len(get_args(DropReason))
 
 
 @pytest.mark.parametrize("text", ["null", "[]", '"x"', "{}", "{"])

@@ -40,6 +40,7 @@ _FATES = (
     ("no expert", "dropped, no expert", "e"),
     ("same text", "dropped, same text", "f"),
     ("nothing judged", "dropped, not judged", "g"),
+    ("unscored", "dropped, not scored", "i"),
     ("unwritten", "nothing written", "h"),
 )
 
