@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 GROUPS = {
     "errors": "errors",
+    "strict_json": "errors",
     "records": "records",
     **dict.fromkeys(
         (

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +58,7 @@ def ask_all(
         for place, outcome in assistant.ask([question(item) for item in wanted.values()], tries):
             if isinstance(outcome, Failure):
                 failures[places[place]] = outcome
-                lines.append({"key": places[place], "failure": asdict(outcome)})
+                lines.append({"key": places[place], "failure": outcome.to_json()})
             else:
                 found[places[place]] = encode(outcome)
                 lines.append({"key": places[place], "answer": found[places[place]]})
@@ -86,7 +85,7 @@ def write_failures(path: Path, told: Sequence[tuple[Mapping[str, object], Failur
 
     There is no file where nothing failed.
     """
-    lines = [{**about, "reason": one.reason, "stage": one.stage} for about, one in told]
+    lines = [{**about, **one.to_json()} for about, one in told]
     if lines:
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         return

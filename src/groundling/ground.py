@@ -64,7 +64,7 @@ class EntityFailure:
 
     def to_json(self) -> dict[str, object]:
         """The failure as `groundling ground --json` prints it."""
-        error = {"reason": self.failure.reason, "stage": self.failure.stage}
+        error = self.failure.to_json()
         return {"entity": self.entity, "type": self.type, "error": error}
 
 

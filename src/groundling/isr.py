@@ -149,7 +149,7 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
             for k, expression in enumerate(row)
         ]
         failures = [
-            {"id": query.id, "reason": row.reason, "stage": row.stage}
+            {"id": query.id, **row.to_json()}
             for query, row in zip(queries, rows, strict=True)
             if isinstance(row, Failure)
         ]

@@ -246,10 +246,20 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that did not work, why, and at which stage; never read as an answer."""
+    """Something that did not work, why, and at which stage; never read as an answer.
+
+    `kind` sorts failures of one stage, for counts: the shape of a reply that is no answer
+    (`refused`, `thought`, …). It is empty where the stage says enough, and then left out of files.
+    """
 
     reason: str
     stage: str
+    kind: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """The failure as files and `--json` hold it."""
+        told = {"reason": self.reason, "stage": self.stage}
+        return {**told, "kind": self.kind} if self.kind else told
 
 
 PASSING = ("api", "budget")

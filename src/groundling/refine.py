@@ -68,7 +68,7 @@ class Asked:
         told: dict[str, Any] = {"id": self.post_id, "mention": _plain(self.mention)}
         told["change"] = self.change
         if isinstance(self.outcome, Failure):
-            error = {"reason": self.outcome.reason, "stage": self.outcome.stage}
+            error = self.outcome.to_json()
             return {**told, "error": error}
         after = None if self.outcome is None else _plain(self.outcome)
         return {**told, "after": after, "reasoning": self.reasons}

@@ -81,7 +81,7 @@ def synthesise(
     for (post, kind), answer in zip(wanted, answers, strict=True):
         if isinstance(answer, Failure):
             done.failed.append(answer)
-            error = {"reason": answer.reason, "stage": answer.stage}
+            error = answer.to_json()
             told.append({"seed": post.id, "kind": kind, "error": error, "model": assistant.name})
             continue
         for number, sentence in enumerate(answer):

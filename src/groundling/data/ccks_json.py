@@ -17,12 +17,12 @@ from groundling.data.json_lines import (
     TypeName,
     box_numbers,
     explained,
-    parse_json,
 )
 from groundling.data.problems import Problem, Report, read_bytes
 from groundling.data.voc import box_fault
 from groundling.errors import DataError, InputError
 from groundling.records import CCKS, Box
+from groundling.strict_json import parse_json
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

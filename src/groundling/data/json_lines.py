@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
@@ -27,6 +27,7 @@ from groundling.data.problems import Problem, Report, read_bytes
 from groundling.data.voc import box_fault
 from groundling.errors import DataError, InputError
 from groundling.records import TWITTER, Box, EntityType, Scheme
+from groundling.strict_json import parse_json
 
 _LINE_END_ALIKE = str.maketrans({"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 """Characters that some readers take for line ends; escaped on writing."""
@@ -154,43 +155,6 @@ def box_numbers(box: Box) -> list[float]:
     """A box for JSON: whole coordinates without a decimal point."""
     values = map(float, box.xyxy)
     return [int(v) if v.is_integer() and abs(v) < 2**53 else v for v in values]
-
-
-def parse_json(raw: bytes) -> object:
-    """The value of a JSON text. Raises ValueError that says in one sentence what is wrong."""
-    try:
-        text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except json.JSONDecodeError as fault:
-        raise ValueError(f"not JSON: {fault.msg} at {_place(fault.doc, fault.pos)}") from fault
-    except UnicodeDecodeError as fault:
-        place = _place(raw.decode("latin-1"), fault.start)
-        raise ValueError(f"not UTF-8: byte 0x{raw[fault.start]:02x} at {place}") from fault
-    except UnicodeEncodeError as fault:
-        raise ValueError("half a surrogate pair in a \\u escape; mend it") from fault
-    except RecursionError as fault:
-        raise ValueError("nested too deeply") from fault
-    return value
-
-
-def _place(text: str, offset: int) -> str:
-    """Where in a text an offset is, for people: the column, after the line where there are more."""
-    line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
-    return f"column {column}" if line == 1 else f"line {line} column {column}"
-
-
-def _unique_keys(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} is given twice")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def explained(fault: ValidationError, limit: int = 3) -> str:

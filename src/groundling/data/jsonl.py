@@ -252,7 +252,7 @@ def _prediction(item: _PredictedEntity) -> Prediction:
 def prediction_line(post: PostPrediction) -> dict[str, object]:
     """The object of one line, as `write_predictions` writes it."""
     if post.failure is not None:
-        error = {"reason": post.failure.reason, "stage": post.failure.stage}
+        error = post.failure.to_json()
         return {"id": post.id, "error": error}
     return {"id": post.id, "entities": [_predicted_entity(item) for item in post.predictions]}
 

@@ -1,0 +1,48 @@
+"""JSON as strictly as every file and reply of ours is read: what is ambiguous is refused.
+
+Refused: bytes that are not UTF-8, NaN and Infinity, a key given twice in one object, half a
+surrogate pair, nesting or digits beyond what the parser takes. Each is a ValueError that says in
+one sentence what is wrong and where, never a RecursionError or a traceback of the parser's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+
+def parse_json(raw: bytes) -> object:
+    """The value of a JSON text. Raises ValueError that says in one sentence what is wrong."""
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as fault:
+        raise ValueError(f"not JSON: {fault.msg} at {_place(fault.doc, fault.pos)}") from fault
+    except UnicodeDecodeError as fault:
+        place = _place(raw.decode("latin-1"), fault.start)
+        raise ValueError(f"not UTF-8: byte 0x{raw[fault.start]:02x} at {place}") from fault
+    except UnicodeEncodeError as fault:
+        raise ValueError("half a surrogate pair in a \\u escape; mend it") from fault
+    except RecursionError as fault:
+        raise ValueError("nested too deeply") from fault
+    return value
+
+
+def _place(text: str, offset: int) -> str:
+    """Where in a text an offset is, for people: the column, after the line where there are more."""
+    line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+    return f"column {column}" if line == 1 else f"line {line} column {column}"
+
+
+def _unique_keys(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON number")
