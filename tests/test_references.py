@@ -58,16 +58,16 @@ def test_equal_pairs_are_not_scored_again(tmp_path: Path, monkeypatch: pytest.Mo
 def test_steps_that_read_gold_and_experts_are_undone_by_other_data(step: Any) -> None:
     names: list[list[str]] = []
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stage(_: str, after: list[str]) -> None:
         names.append(after)
-        raise Stop
+        raise StopError
 
     bench: Any = SimpleNamespace(
         run=SimpleNamespace(stage=stage), grounder_stage=["grounder"], stage_of=lambda t: f"of-{t}"
     )
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         step(bench, 1, [])
     assert "data" in names[0]

@@ -40,9 +40,10 @@ def ask_all(
     """The outcome of one question an item, in order; items of one key are asked about once.
 
     `key` is all that decides an answer but the assistant's manner, the longest answer that the
-    question allows and what is in its pictures, as JSON can hold it. `encode` turns an answer into something JSON can hold and
-    `decode` turns it back; fresh answers make the same round trip. Raises InputError for what every
-    call would meet, where another process holds the journal, and where it is broken.
+    question allows and what is in its pictures, as JSON can hold it. `encode` turns an answer into
+    something JSON can hold and `decode` turns it back; fresh answers make the same round trip.
+    Raises InputError for what every call would meet, where another process holds the journal, and
+    where it is broken.
     """
     seen = cache(contents)
 

@@ -10,6 +10,7 @@ directory: a step that is done is not done again, and one that was cut short goe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
