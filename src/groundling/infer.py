@@ -147,7 +147,7 @@ def _run(
 
 def _encoded(result: R | Failure, encode: Callable[[R], object]) -> str:
     if isinstance(result, Failure):
-        return json.dumps({"failure": dataclasses.asdict(result)}, ensure_ascii=False)
+        return json.dumps({"failure": result.to_json()}, ensure_ascii=False)
     return json.dumps({"result": encode(result)}, ensure_ascii=False)
 
 

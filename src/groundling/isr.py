@@ -10,7 +10,6 @@ directory: a step that is done is not done again, and one that was cut short goe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +211,7 @@ def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         pairs, queries, unscored = reference(bench, t, stage.scratch, prompts, choices)
         stage.write_parquet(f"rounds/{t}/pairs.parquet", pair_rows(pairs, queries), PAIRS_SCHEMA)
         if unscored:
-            failures = [{"id": key, **asdict(failure)} for key, failure in unscored.items()]
+            failures = [{"id": key, **failure.to_json()} for key, failure in unscored.items()]
             stage.write_json(f"rounds/{t}/unscored.json", failures)
             stage.note(unscored.values())
             choices |= dict.fromkeys(unscored, Drop("unscored"))
