@@ -25,7 +25,7 @@ from groundling.config_tagger import (
     UncertaintyConfig,
     VisionConfig,
 )
-from groundling.records import SCHEMES, Scheme
+from groundling.records import SCHEMES, BoxFrame, Scheme
 from groundling.settings import FREE, FreeKeys, Section
 
 __all__ = [
@@ -154,6 +154,8 @@ class PostsData(Section):
     """Folder of a Twitter-GMNER release, of SPLIT.jsonl, or of the CCKS task's files."""
     images: str | None = None
     """Folder of the pictures; null takes what the posts name, or the task's `SPLIT_image`."""
+    boxes: BoxFrame = "upright"
+    """What boxes are drawn on: images as shown, or their `stored` pixels before EXIF turns them."""
 
 
 class LabelledData(Section):
