@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from groundling.cli.sources import SOURCE, add_format, add_scheme, chosen_format, chosen_scheme
+from groundling.cli.sources import (
+    SOURCE,
+    add_boxes,
+    add_format,
+    add_scheme,
+    chosen_format,
+    chosen_scheme,
+)
 from groundling.errors import DataError, ImageError, InputError
 
 if TYPE_CHECKING:
@@ -68,7 +75,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--rule", choices=RULE_NAMES, default="isr", help="how to count (default: isr)"
     )
-    parser.add_argument("--images", metavar="DIR", help="picture folder, for floors of .jsonl gold")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="image folder: for floors of .jsonl gold, and for --boxes stored",
+    )
+    add_boxes(parser)
     parser.add_argument(
         "--against",
         metavar="OTHER.jsonl",
@@ -240,14 +253,17 @@ def _read_gold(
     """
     from groundling.data.formats import read_splits
 
-    path, folder = Path(src or args.gold), None if args.images is None else Path(args.images)
+    path = Path(src or args.gold)
     if not path.exists():
         raise DataError(path, "no such file or folder; check --gold and --train")
     form = chosen_format(args.format, path)
     scheme = chosen_scheme(args.scheme, form)
     only = [] if path.is_file() else [split or args.split or "test"]
     apart = args.rule == "refineg"
-    return read_splits(path, form, folder, only=only, scheme=scheme, apart=apart)[0], scheme
+    splits = read_splits(
+        path, form, args.images, only=only, scheme=scheme, apart=apart, boxes=args.boxes
+    )
+    return splits[0], scheme
 
 
 def _sizes(split: Split) -> Mapping[str, tuple[int, int]]:

@@ -4,7 +4,7 @@
                   "boxes": [[x1, y1, x2, y2], …]}]}
     predictions  {"id", "entities": [{"name", "type", "start"?, "end"?, "expression"?,
                   "box": [x1, y1, x2, y2] | null, "score"?}]}
-                 or {"id", "error": {"reason", "stage"}}
+                 or {"id", "error": {"reason", "stage", "kind"?}}
 
 Boxes are pixels of the original image. `text` instead of `tokens` is split at white space
 (`str.split`); `start` and `end` count those tokens, end exclusive. A `box` of null says "not in
@@ -196,6 +196,7 @@ class _PredictedEntity(Open):
 class _Error(Open):
     reason: str
     stage: str
+    kind: str = ""
 
 
 class _PredictionLine(Open):
@@ -223,7 +224,7 @@ def read_predictions(
     posts = []
     for number, line in read_json_lines(source, _PredictionLine, refuse, parse_type):
         _seen_before(source, line.id, number, first_line, refuse)
-        failure = None if line.error is None else Failure(line.error.reason, line.error.stage)
+        failure = None if line.error is None else Failure(**line.error.model_dump())
         posts.append(PostPrediction(line.id, tuple(map(_prediction, line.entities or ())), failure))
     return tuple(posts)
 
