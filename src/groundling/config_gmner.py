@@ -51,7 +51,8 @@ _FREE_KEYS = """
 endpoint api_key_env concurrency connect_timeout_s read_timeout_s total_timeout_s attempts backoff_s
 longest_backoff_s longest_wait_s give_up_after price_input price_output budget picture_tokens
 """
-EndpointKeys = Annotated[dict[str, Any], FreeKeys(frozenset(_FREE_KEYS.split()))]
+FREE_KEYS = frozenset(_FREE_KEYS.split())
+EndpointKeys = Annotated[dict[str, Any], FreeKeys(FREE_KEYS)]
 """Keys of an endpoint. Where it is, how long it is waited for and what it may cost change no
 result: a run that was stopped by any of these goes on with others."""
 
