@@ -110,7 +110,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Score, print, return 0. Raises InputError or DataError for a wrong call or file."""
     _check_call(args)
+    args.warnings = []
     values, text = _floors(args) if args.floors else _score(args)
+    values["warnings"] = args.warnings
     print(json.dumps(values, indent=2, ensure_ascii=False) if args.json else text)
     return 0
 
@@ -143,10 +145,11 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         if path
     ]
     for path, system in zip((args.pred, args.against), systems, strict=False):
-        _warn_unsound(path, align(posts, system), split, args.rule)
-        _warn_of_predictions(path, system, scheme)
+        _warn_unsound(args, path, align(posts, system), split)
+        _warn_of_predictions(args, path, system, scheme)
+        _warn_of_convention(args, path, gold, system)
     if posts and not any(post.entities for post in posts):
-        _warn(f"{args.gold}: split {split} has no entity at all; is it tagged?")
+        _warn(args, f"{args.gold}: split {split} has no entity at all; is it tagged?")
     report = _score_isr if rule is None else _score_rule
     values, text = report(posts, systems, args, scheme)
     aligned = align(posts, systems[0])
@@ -220,9 +223,11 @@ def _floors(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     gold, scheme = _read_gold(args)
     split = args.split or gold.name
-    floors = score_floors(gold.posts, _sizes(gold), _mean_person(args), scheme)
+    floors = score_floors(gold.posts, _sizes(args, gold), _mean_person(args), scheme)
     if "mean-person" not in floors:
-        _warn("no train split with people in it, so no mean-person; name one with --train SRC")
+        _warn(
+            args, "no train split with people in it, so no mean-person; name one with --train SRC"
+        )
     values: dict[str, Any] = {"rule": "isr", "split": split}
     for name in FLOORS:
         values[name] = floors[name].to_json()["accuracy"] if name in floors else None
@@ -236,7 +241,7 @@ def _mean_person(args: argparse.Namespace) -> Box | None:
     if args.train is None and not _has_train(Path(args.gold)):
         return None
     train, _ = _read_gold(args, args.train or args.gold, "train")
-    return mean_person_norm(train.posts, _sizes(train))
+    return mean_person_norm(train.posts, _sizes(args, train))
 
 
 def _has_train(src: Path) -> bool:
@@ -266,7 +271,7 @@ def _read_gold(
     return splits[0], scheme
 
 
-def _sizes(split: Split) -> Mapping[str, tuple[int, int]]:
+def _sizes(args: argparse.Namespace, split: Split) -> Mapping[str, tuple[int, int]]:
     """Picture sizes in pixels: as the XML states, else from the pictures themselves."""
     if split.without_xml is not None:
         return split.xml_sizes
@@ -282,32 +287,40 @@ def _sizes(split: Split) -> Mapping[str, tuple[int, int]]:
             continue
     if len(sizes) < len(split.posts):
         missing = len(split.posts) - len(sizes)
-        _warn(f"{missing} of {len(split.posts)} posts have no readable picture; pass --images DIR")
+        _warn(
+            args,
+            f"{missing} of {len(split.posts)} posts have no readable picture; pass --images DIR",
+        )
     return sizes
 
 
-def _warn_unsound(path: str, aligned: Alignment, split: str, rule: str) -> None:
+def _warn_unsound(args: argparse.Namespace, path: str, aligned: Alignment, split: str) -> None:
     """Say on stderr, a line each, what will silently cost points."""
     posts = len(aligned.posts)
     if aligned.absent or aligned.failed:
         _warn(
+            args,
             f"{path}: of {posts} gold posts {aligned.absent} absent, {aligned.failed} error "
-            "records; their entities count as wrong"
+            "records; their entities count as wrong",
         )
     if aligned.foreign:
-        fate = _FOREIGN_FATE.get(rule, "count as wrong")
+        fate = _FOREIGN_FATE.get(args.rule, "count as wrong")
         _warn(
+            args,
             f"{path}: posts that are not in split {split}: {len(aligned.foreign)} "
-            f"(first: {aligned.foreign[0].id}); their predictions {fate}"
+            f"(first: {aligned.foreign[0].id}); their predictions {fate}",
         )
-    if rule == "span" and aligned.spanless:
+    if args.rule == "span" and aligned.spanless:
         _warn(
+            args,
             f"{path}: predictions without start and end: {aligned.spanless}; "
-            "rule span counts them as wrong in GMNER"
+            "rule span counts them as wrong in GMNER",
         )
 
 
-def _warn_of_predictions(path: str, system: Sequence[PostPrediction], scheme: Scheme) -> None:
+def _warn_of_predictions(
+    args: argparse.Namespace, path: str, system: Sequence[PostPrediction], scheme: Scheme
+) -> None:
     """Say what a converted file may hold: types that the rule ignores, boxes nobody told."""
     from groundling.records import UNPLACED
 
@@ -315,12 +328,42 @@ def _warn_of_predictions(path: str, system: Sequence[PostPrediction], scheme: Sc
     unknown = [item.type for item in said if item.type not in scheme.types]
     if unknown:
         named = ", ".join(dict.fromkeys(unknown))
-        _warn(f"{path}: {len(unknown)} predictions of types outside {scheme.name} ignored: {named}")
+        _warn(
+            args,
+            f"{path}: {len(unknown)} predictions of types outside {scheme.name} ignored: {named}",
+        )
     if unplaced := sum(item.box == UNPLACED for item in said):
         _warn(
-            f"{path}: {unplaced} predictions with the box [0, 0, 0, 0], not told: wrong but in MNER"
+            args,
+            f"{path}: {unplaced} predictions with the box [0, 0, 0, 0], not told: wrong but in "
+            "MNER",
         )
 
 
-def _warn(message: str) -> None:
+def _warn_of_convention(
+    args: argparse.Namespace, path: str, gold: Split, system: Sequence[PostPrediction]
+) -> None:
+    """Say that boxes look like shares of their images, which no rule counts as pixels."""
+    from groundling.images import stored_frame
+    from groundling.scoring.convention import foreign_convention
+
+    def size_of(post: Post) -> tuple[int, int] | None:
+        if post.id in gold.xml_sizes or post.image is None:
+            return gold.xml_sizes.get(post.id)
+        try:
+            return stored_frame(post.image).upright_wh_px
+        except ImageError:
+            return None
+
+    if convention := foreign_convention(gold.posts, system, size_of):
+        _warn(
+            args,
+            f"{path}: its boxes look like {convention}; wanted pixels of the original image: "
+            "multiply them by its width and height",
+        )
+
+
+def _warn(args: argparse.Namespace, message: str) -> None:
+    """Say it on stderr, and keep it for --json."""
+    args.warnings.append(message)
     print(f"groundling score: warning: {message}", file=sys.stderr)
