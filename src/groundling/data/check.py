@@ -68,8 +68,7 @@ def _check_gmner(
             found += _text_quirks(path, raw.text, raw.entities, scheme)
             if raw.annotation:
                 found += _xml_quirks(xml_path(src, raw.text.id), raw.annotation, raw.entities)
-            if index:
-                looks.append(gmner_look(src, path, raw, index))
+            looks.append(gmner_look(src, path, raw, index))
     yield from found
     for path in sorted((src / "xml").glob("*.xml")):
         if path.stem not in listed:
@@ -92,8 +91,7 @@ def _check_jsonl(
         for line, post in read_numbered_posts(path, index, found.append, scheme):
             found += _seen_in_another(path, line, post.id, split, split_of)
             found += _post_quirks(path, line, post)
-            if index or post.image:
-                looks.append(post_look(path, line, post))
+            looks.append(post_look(path, line, post))
     yield from found
     yield from image_problems(looks, index, boxes, src)
 
@@ -109,8 +107,7 @@ def _check_ccks(
         for post, _ in iter_ccks_posts(path, pictures, found.append, scheme):
             found += _seen_in_another(path, None, post.id, split, split_of)
             found += _post_quirks(path, None, post)
-            if pictures:
-                looks.append(post_look(path, None, post))
+            looks.append(post_look(path, None, post))
         yield from found
         yield from image_problems(looks, pictures, boxes, src)
 

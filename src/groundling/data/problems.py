@@ -45,6 +45,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "xml-without-post": ("warning", "an XML file that belongs to no post"),
     "missing-size": ("warning", "an XML file that does not state the picture's size"),
     "box-outside-image": ("warning", "a box that leaves the picture"),
+    "relative-boxes": ("warning", "boxes that look like shares of their images, not pixels"),
     "box-frame": ("warning", "boxes that fit the other frame of their images: see --boxes"),
     "image-missing": ("warning", "a post without a picture"),
     "image-unreadable": ("warning", "a picture that cannot be decoded whole and safely"),
