@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from groundling.atomic import contents
 from groundling.config import DirectConfig
 from groundling.corpus import Case, Corpus, SplitName, draw_world, read_whole_release, read_world
 from groundling.data.jsonl import write_predictions
@@ -144,6 +145,7 @@ def answer(
             folder=stage.scratch / split,
             encode=_plain,
             decode=_prediction,
+            about=lambda query: contents(query.image),
             progress=progress,
         )
     stage.note(found)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from groundling.records import BoxFrame
 from groundling.settings import (
     FREE,
     Section,
@@ -147,6 +148,8 @@ class GmnerData(Section):
     """Folder that holds `txt/` and `xml/`."""
     images: str
     """Folder of the pictures, `ID.jpg`."""
+    boxes: BoxFrame = "upright"
+    """What boxes are drawn on: images as shown, or their `stored` pixels before EXIF turns them."""
 
 
 class DataConfig(Section):

@@ -27,13 +27,14 @@ from groundling.corpus import (
     read_world,
 )
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
+from groundling.errors import DataError
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
 from groundling.inputs import check_inputs
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
+from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, Prediction
 from groundling.refine import Asked, Refinery, record, refine, summary, validate
 from groundling.report.routing_chart import routing_sheet
 from groundling.routing import Curve
@@ -291,8 +292,7 @@ class _Work:
         failures = {p.id: f for p in posts if (f := said[p.id].failure) is not None}
         mentions = {
             post.id: [
-                Mention(one.start or 0, one.end or 0, one.type, one.score)
-                for one in said[post.id].predictions
+                _mention(self.run.path / name, post.id, one) for one in said[post.id].predictions
             ]
             for post in posts
             if post.id not in failures
@@ -311,6 +311,13 @@ class _Work:
     def _refuse(self, stage: str, outcomes: Sequence[object], total: int) -> None:
         """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
         refuse_losses(stage, outcomes, total, self.config.tolerate)
+
+
+def _mention(path: Path, post_id: str, said: Prediction) -> Mention:
+    """A stored mention. Raises DataError for one that does not say which tokens it is."""
+    if said.start is None or said.end is None:
+        raise DataError(path, f"post {post_id!r}, {said.name!r}: no start and end; run again")
+    return Mention(said.start, said.end, said.type, said.score)
 
 
 def _percent(curve: Curve) -> list[float]:
