@@ -84,6 +84,7 @@ GROUPS = {
             "learnable",
             "plan",
             "plan_page",
+            "policy_check",
             "refineg",
             "report",
             "refine",
