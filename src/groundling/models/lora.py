@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from groundling import team
 from groundling.errors import InputError
 from groundling.models.saving import saving
+from groundling.models.weights import read_weights, stored_shapes
 
 NAME = "default"
 """PEFT's own default name; TRL takes π_ref to be π_{t−1} only for an adapter of this name."""
@@ -168,10 +167,8 @@ def read(model: Any, folder: Path) -> dict[str, torch.Tensor]:
             f"{folder}: adapter of rank {stored.rank}, alpha {stored.alpha:g}; "
             f"wanted {own.r}, {own.lora_alpha:g}: load the writer with those settings"
         )
-    try:
-        weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as fault:
-        raise InputError(f"{folder}: adapter_model.safetensors cannot be read ({fault})") from fault
+    path = folder / "adapter_model.safetensors"
+    weights = stored_shapes(path)
     expected = _stored_names(model)
     held, wanted = (_last_parts(_layer(key) for key in keys) for keys in (weights, expected))
     if held != wanted:
@@ -181,14 +178,14 @@ def read(model: Any, folder: Path) -> dict[str, torch.Tensor]:
     odd = sorted(weights.keys() ^ expected.keys()) + sorted(
         name
         for name in weights.keys() & expected.keys()
-        if weights[name].shape != expected[name].shape
+        if weights[name][1] != tuple(expected[name].shape)
     )
     if odd:
         raise InputError(
             f"{folder}: {len(odd)} tensors do not fit this model, first {odd[0]}; "
             "wanted an adapter trained on the same base model"
         )
-    return weights
+    return read_weights(path, expected)
 
 
 def load(model: Any, folder: Path) -> None:
