@@ -92,7 +92,7 @@ def test_load_adapter_and_from_parts_bring_the_weights_back(writer, tmp_path):
 def test_an_adapter_of_another_rank_is_refused(writer, tmp_path):
     other = LocalWriter.from_parts(tiny.model(), tiny.processor(), adapter=Adapter(2, 8))
     other.save_adapter(tmp_path)
-    with pytest.raises(InputError, match=r"rank 2, alpha 8; wanted 4, 8"):
+    with pytest.raises(InputError, match=r"rank 2, alpha 8; wanted rank 4, alpha 8"):
         writer.load_adapter(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_an_adapter_of_another_model_is_refused(writer, tmp_path):
     [
         (lambda t: t * float("nan"), "not finite"),
         (lambda t: t + 1e30, "holds 1e\\+30"),
-        (lambda t: t.to(torch.int8), "is of I8; wanted one of"),
+        (lambda t: t.to(torch.int8), "int8; wanted one of"),
     ],
 )
 def test_field_m4_an_adapter_whose_weights_are_no_numbers_is_refused(
@@ -133,7 +133,7 @@ def test_what_is_no_adapter_is_refused(writer, tmp_path):
         writer.load_adapter(tmp_path)
     writer.save_adapter(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"short")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no checkpoint that can be opened"):
         writer.load_adapter(tmp_path)
 
 

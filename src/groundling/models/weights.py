@@ -24,7 +24,8 @@ Net = TypeVar("Net", bound=nn.Module)
 LARGEST = math.sqrt(torch.finfo(torch.float32).max)
 """The square of a larger weight is no float32: no network is trained to have one."""
 
-_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+_FLOATS = ("F16", "BF16", "F32", "F64")
+_WANTED = f"wanted one of {', '.join(_FLOATS)}; save it anew"
 _DEPTH = re.compile(r"(^|_)(layers?|depths?|num_blocks)$")
 _WIDTH = re.compile(r"(^|_)(vocab_size|hidden_size|intermediate_size|embed_dim|d_model|ffn_dim)$")
 _FEW_LAYERS, _SLIM = 1000, 4096
@@ -46,10 +47,8 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if shape != tuple(wanted[name].shape):
             raise InputError(f"{path}: {name} is {shape}, wanted {tuple(wanted[name].shape)}")
         if wanted[name].is_floating_point() != (kind in _FLOATS):
-            raise InputError(
-                f"{path}: {name} is of {kind}; wanted one of {', '.join(_FLOATS)}; save it anew"
-            )
-    tensors = _read(path)
+            raise InputError(f"{path}: {name} is of {kind}; {_WANTED}")
+    tensors = read_tensors(path)
     demand_numbers(path, tensors.items())
     return tensors
 
@@ -84,11 +83,24 @@ def stored_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise InputError(f"{path}: no checkpoint that can be opened: {fault}") from fault
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises InputError where it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as fault:
         raise InputError(f"{path}: no checkpoint that can be opened: {fault}") from fault
+
+
+def demand_floats(source: object, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError for weights of another kind than floating numbers, and as `demand_numbers`.
+
+    For a file whose every tensor is a weight.
+    """
+    kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in kinds:
+            raise InputError(f"{source}: {name} is of {tensor.dtype}; {_WANTED}")
+    demand_numbers(source, tensors.items())
 
 
 def demand_numbers(source: object, tensors: Iterable[tuple[str, Tensor]]) -> None:
