@@ -79,6 +79,7 @@ GROUPS = {
             "grounding_ways",
             "groundings",
             "in_context",
+            "inputs",
             "isr",
             "knowledge",
             "learnable",
