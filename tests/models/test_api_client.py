@@ -91,7 +91,6 @@ def test_what_a_job_raises_goes_through() -> None:
         (Act(body=completion(None)), "an empty answer", "empty"),
         (Act(body=completion(None, refusal="I can't help")), "refused: I can't help", "refused"),
         (said("x", finish="tool_calls"), "ended by 'tool_calls'; wanted 'stop'", ""),
-        (said("the man \ud83d"), "holds half a surrogate pair", "characters"),
         (said("m" * 600), "600 characters, where 16 tokens were asked for", "beyond-limit"),
     ],
 )

@@ -184,6 +184,16 @@ class _PredictedEntity(Open):
     expression: str | None = None
     score: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_gold(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "boxes" in given and "box" not in given:
+            raise ValueError(
+                "has 'boxes' and no 'box': gold, not a prediction; `groundling score --pred-boxes "
+                "largest` scores one annotator's posts against another's"
+            )
+        return given
+
     @model_validator(mode="after")
     def _span_is_one(self) -> _PredictedEntity:
         if (self.start is None) != (self.end is None):
