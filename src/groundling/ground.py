@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.answers import Answer, answer_queries
-from groundling.config import IsrConfig
+from groundling.config import DataConfig, IsrConfig, ToyworldData
 from groundling.data.expressions_jsonl import read_expressions
-from groundling.data.json_lines import box_numbers
+from groundling.data.json_lines import answer_box, box_numbers
 from groundling.errors import GroundlingError, InputError, RunError
 from groundling.images import load_image
 from groundling.models.base import GREEDY, Grounder, Sampling, Writer
@@ -48,7 +48,7 @@ class EntityAnswer:
             "entity": self.entity,
             "type": self.type,
             "expression": self.expression,
-            "box": None if self.box is None else box_numbers(self.box),
+            "box": None if self.box is None else box_numbers(answer_box(self.box)),
             "logprob": self.logprob,
             "known": self.known,
         }
@@ -129,7 +129,7 @@ class EntityGrounder:
     @classmethod
     def _untuned(cls) -> EntityGrounder:
         """The packaged models before any tuning: they know names, but not what is asked of them."""
-        config = IsrConfig()
+        config = IsrConfig(data=DataConfig(toyworld=ToyworldData()))
         return cls(
             open_writer(config.writer, config.lora, config.seed),
             open_grounder(config.grounder),
