@@ -236,4 +236,4 @@ def test_field_e8_content_in_parts_is_read(parts: list[dict[str, str]], text: st
 @pytest.mark.parametrize("parts", [[], [{"type": "image_url"}], [{"type": "thinking"}]])
 def test_content_without_text_is_no_answer(parts: list[dict[str, str]]) -> None:
     with FaultServer(Act(body=completion(None, content=parts))) as server:
-        assert one(client(server)) == [Failure("an empty answer", "answer")]
+        assert one(client(server)) == [Failure("an empty answer", "answer", "empty")]
