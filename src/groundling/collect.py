@@ -12,12 +12,11 @@ asked again by the next run of its posts, after what was never asked.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from groundling.asking import write_failures
 from groundling.data.expressions_jsonl import (
@@ -29,6 +28,7 @@ from groundling.errors import DataError
 from groundling.journal import Journal
 from groundling.progress import Progress
 from groundling.records import ABSENT, NO_PICTURE, Box, EntityType, Expression, Failure, Post
+from groundling.strict_json import parse_json
 
 DRAWN_BOX_WORDS = ("bounding box", "green box", "green rectangle", "green outline")
 """Words of an expression that speaks of the drawn box, which is on no other picture."""
@@ -232,7 +232,7 @@ def _in_order(
 def _told_failures(path: Path) -> dict[Key, Failure]:
     """What was told of failures before, in its order. Raises DataError for anything else."""
     try:
-        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        rows: list[Any] = [parse_json(line) for line in path.read_bytes().splitlines()]
         return {
             (row["id"], row["entity"], row["type"]): Failure(
                 row["reason"], row["stage"], row.get("kind", "")
@@ -241,5 +241,5 @@ def _told_failures(path: Path) -> dict[Key, Failure]:
         }
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as fault:
+    except (ValueError, LookupError, TypeError, AttributeError) as fault:
         raise DataError(path, "does not say what failed; restore or remove it") from fault

@@ -51,6 +51,7 @@ from groundling.records import (
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
+from groundling.strict_json import read_json, read_object
 from groundling.team import leads, team
 from groundling.tune import Manner, fit_stage
 
@@ -204,7 +205,7 @@ class _Member:
     @property
     def told(self) -> dict[str, Any]:
         """F1 on dev by epoch, and which one was the best."""
-        found: dict[str, Any] = json.loads(self._note.read_bytes())
+        found: dict[str, Any] = read_object(self._note)
         return found
 
     @property
@@ -253,6 +254,14 @@ def pace_of(tuning: TaggerOptimiser) -> Callable[[str], float]:
     return pace
 
 
+def _figures(path: Path) -> list[float]:
+    """The F1 of each epoch, as noted. Raises DataError."""
+    found = read_json(path)
+    if not isinstance(found, list) or not all(type(one) in (int, float) for one in found):
+        raise DataError(path, "wanted a list of figures; delete it to train this tagger anew")
+    return found
+
+
 class _Epochs:
     """F1 on dev by epoch, and the tagger of the best one, in a folder of the stage's scratch."""
 
@@ -270,7 +279,7 @@ class _Epochs:
         self._scheme = scheme
         self._patience, self._member = patience, member
         self._log = self._folder / "epochs.json"
-        self.f1: list[float] = json.loads(self._log.read_bytes()) if self._log.exists() else []
+        self.f1 = _figures(self._log) if self._log.exists() else []
 
     @property
     def best(self) -> int:
@@ -390,7 +399,7 @@ def conclude(run: RunDir, config: TaggingConfig, more: Mapping[str, Any]) -> dic
     """Write and return `metrics.json`, with `more` in it."""
 
     def stored(name: str) -> Any:
-        return json.loads((run.path / name).read_text(encoding="utf-8"))
+        return read_object(run.path / name)
 
     scores = {split: stored(f"scores/{split}.json") for split in config.evaluate}
     metrics = {"fit": stored("fit.json"), "scores": scores, **more}
