@@ -22,8 +22,7 @@ from groundling.report.record import _identity, _json
 from groundling.rounds import read_drawn, read_rewards
 from groundling.rundir import _read_identity, read_events
 from groundling.stage import FOLDER, failures_by_stage, owner_of, read_marker
-from groundling.strict_json import read_json, read_object
-from groundling.tagging import _figures
+from groundling.strict_json import read_json, read_numbers, read_object
 from groundling.toyworld.posts import read_scenes
 
 DEEP = b"[" * 200_000
@@ -59,7 +58,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "selected": ("metrics.json", lambda path: _selected_round(path.parent)),
     "journal": ("x.jsonl", read_journal),
     "failures": ("x.jsonl", _told_failures),
-    "epochs": ("epochs.json", _figures),
+    "epochs": ("epochs.json", read_numbers),
     "vocabulary": ("vocab.json", _read_numbers),
     "merges": ("merges.txt", _read_merges),
     "pairs": ("pairs.parquet", read_pairs),

@@ -29,7 +29,6 @@ from groundling.corpus import fingerprint
 from groundling.data.formats import guess_format, read_splits
 from groundling.data.jsonl import write_predictions
 from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowledge
-from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
 from groundling.inputs import check_inputs
@@ -51,7 +50,7 @@ from groundling.records import (
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
-from groundling.strict_json import read_json, read_object
+from groundling.strict_json import read_numbers, read_object
 from groundling.team import leads, team
 from groundling.tune import Manner, fit_stage
 
@@ -254,14 +253,6 @@ def pace_of(tuning: TaggerOptimiser) -> Callable[[str], float]:
     return pace
 
 
-def _figures(path: Path) -> list[float]:
-    """The F1 of each epoch, as noted. Raises DataError."""
-    found = read_json(path)
-    if not isinstance(found, list) or not all(type(one) in (int, float) for one in found):
-        raise DataError(path, "wanted a list of figures; delete it to train this tagger anew")
-    return found
-
-
 class _Epochs:
     """F1 on dev by epoch, and the tagger of the best one, in a folder of the stage's scratch."""
 
@@ -279,7 +270,7 @@ class _Epochs:
         self._scheme = scheme
         self._patience, self._member = patience, member
         self._log = self._folder / "epochs.json"
-        self.f1 = _figures(self._log) if self._log.exists() else []
+        self.f1 = read_numbers(self._log) if self._log.exists() else []
 
     @property
     def best(self) -> int:
