@@ -79,6 +79,7 @@ GROUPS = {
             "grounding_ways",
             "groundings",
             "in_context",
+            "inputs",
             "isr",
             "knowledge",
             "learnable",
@@ -135,7 +136,8 @@ HEAVY = {
     "safetensors": {"models", "pretraining", "train"},
     "accelerate": {"team"},
     "ray": {"infer"},
-    "httpx": {"groundling.models.api.client"},
+    "httpx": {"groundling.models.api.transport"},
+    "httpcore": {"groundling.models.api.transport"},
     "spacy": {"groundling.models.taggers.spacy_pipeline"},
     "vllm": {"groundling.models.vllm_sampler"},
 }

@@ -18,7 +18,7 @@ class Fake:
     """Answers backwards; says what it was told to say, or fails."""
 
     def __init__(self, failing: set[str] | None = None, name: str = "m") -> None:
-        self.name = name
+        self.name = self.manner = name
         self.asked: list[str] = []
         self.failing = failing or set()
         self.stop_after: int | None = None
@@ -102,6 +102,24 @@ def test_another_model_is_asked_anew(tmp_path: Path) -> None:
     for name in ("m", "n", "m"):
         ask(Fake(name=name), tmp_path / "j", "a")
     assert len((tmp_path / "j").read_text().splitlines()) == 2
+
+
+def test_the_same_model_is_asked_anew_where_anything_else_decides_otherwise(tmp_path: Path) -> None:
+    """Two manners of one model, and two limits of an answer, are four questions."""
+    fake = Fake(name="m")
+    for manner in ("m, temperature 0", "m, temperature 1"):
+        for limit in (16, 32):
+            fake.manner = manner
+            ask_all(
+                fake,
+                ["a"],
+                lambda word, limit=limit: replace(question(word), max_tokens=limit),
+                journal=tmp_path / "j",
+                key=lambda word: [word],
+                encode=list,
+                decode=tuple,
+            )
+    assert fake.asked == ["a"] * 4
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ def test_failures_are_told_beside_the_file_and_asked_again(out: Path) -> None:
     assert json.loads(left)["id"] == "4"
 
 
+def test_failures_keep_their_kind_and_are_counted_by_it(out: Path) -> None:
+    refused = Failure("no description: I cannot", "answer", "refused")
+    done = collect_expressions(POSTS, FakeExpert({("p.png", SMALL): refused}), out)
+    assert done.failed == {"refused": 1}
+    before = failures_path(out).read_bytes()
+    assert json.loads(before)["kind"] == "refused"
+    collect_expressions(POSTS, FakeExpert(), out, limit=0)
+    assert failures_path(out).read_bytes() == before
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 def test_a_stop_keeps_what_was_written(stop_after: int, out: Path) -> None:
     with pytest.raises(InputError, match="refused"):

@@ -126,7 +126,7 @@ def test_the_none_rows_need_no_pictures(posts: list[Post], tmp_path: Path) -> No
 class Sceptic:
     """Says of every mention that it is none, or fails."""
 
-    name = "m"
+    name = manner = "m"
 
     def __init__(self, failing: bool) -> None:
         self.failing = failing

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from fakes import FakeGrounder, FakeWriter
 from fault_server import Act, Asked, FaultServer, refused, said
 from PIL import Image
 
-from groundling.config_gmner import InContextConfig
-from groundling.grounding_ways import fingerprint
+from groundling import grounding_ways
+from groundling.assistants import Assistants
+from groundling.config_gmner import GroundingConfig, InContextConfig
+from groundling.grounding_ways import Ways, fingerprint
 from groundling.groundings import (
     Agreement,
     DirectGrounding,
@@ -32,7 +35,17 @@ from groundling.models.base import Solved
 from groundling.models.coordinates import ConventionName
 from groundling.models.embeddings import CharacterNgrams, Thumbnails
 from groundling.models.endpoints import Endpoint, endpoint_config
-from groundling.records import ABSENT, NO_PICTURE, Box, Entity, Failure, Mention, Post, Prediction
+from groundling.records import (
+    ABSENT,
+    NO_PICTURE,
+    TWITTER,
+    Box,
+    Entity,
+    Failure,
+    Mention,
+    Post,
+    Prediction,
+)
 from groundling.selection import nearest
 
 BOX, OTHER = Box(10, 10, 50, 50), Box(60, 0, 90, 30)
@@ -372,6 +385,78 @@ def test_a_run_of_other_weights_has_another_fingerprint(tmp_path: Path) -> None:
         marker.write_text(json.dumps({"artefacts": {"writer": digest}}))
         found.add(fingerprint(tmp_path))
     assert len(found) == 2
+
+
+def test_another_picture_under_the_same_name_is_asked_about_anew(
+    posts: list[Post], tmp_path: Path
+) -> None:
+    model, writer = Direct(), FakeWriter({"Ann": "the man", "Ben": "the man", "Old Club": ABSENT})
+    model.mended = True
+    ways = (
+        DirectGrounding(model, "m"),
+        IsrGrounding(writer, FakeGrounder({"the man": BOX}), "writer:x/0", 16),
+    )
+    for number, way in enumerate(ways):
+        way.locate(items_of(posts), tmp_path / str(number))
+    counts = len(model.asked), len(writer.asked)
+    Image.new("RGB", (100, 80), (1, 2, 3)).save(str(posts[0].image))
+    for number, way in enumerate(ways):
+        way.locate(items_of(posts), tmp_path / str(number))
+    assert (len(model.asked), len(writer.asked)) == (2 * counts[0], 2 * counts[1])
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"model": "n"},
+    {"convention": "pixels"},
+    {"answer": "bbox-2d"},
+    {"temperature": 0.5},
+    {"max_tokens": 99},
+    {"max_pixels": 5000},
+    {"multiple": 28},
+    {"picture_format": "png"},
+    {"server": "vllm"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize("way", ["direct", "icl"])
+def test_kept_answers_belong_to_all_that_decides_them(
+    posts: list[Post], tmp_path: Path, way: str, change: dict[str, Any]
+) -> None:
+    if way == "icl" and "answer" in change:
+        pytest.skip("only a direct grounder has a form of its own")
+
+    def locate(server: FaultServer, /, **settings: Any) -> int:
+        keys = {"endpoint": server.url, "model": "m", "api_key_env": None, **settings}
+        grounding = GroundingConfig(way=way)
+        shown = InContextConfig(
+            examples=0, text_encoder="characters", image_encoder="thumbnails", endpoint=keys
+        )
+        with Assistants({}, None, tmp_path / "answers") as assistants:
+            before = len(server.asked)
+            opened = Ways(grounding, shown, TWITTER, assistants, posts).open()
+            opened.locate(items_of(posts), tmp_path / "work")
+            return len(server.asked) - before
+
+    sentence = said(ABSENT if way == "direct" else json.dumps({"box": None}))
+    with FaultServer(sentence) as server:
+        assert locate(server) == 4
+        assert locate(server, concurrency=1, attempts=2) == 0, "these decide nothing"
+        assert locate(server, **change) == 4
+
+
+def test_packaged_models_are_told_apart_by_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("writer", "grounder", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"one")
+    monkeypatch.setattr(grounding_ways, "packaged", lambda name: tmp_path / name)
+    found = {grounding_ways.packaged_fingerprint()}
+    for name in ("writer", "grounder", "tuned"):
+        (tmp_path / name / "model.safetensors").write_bytes(b"two")
+        found.add(grounding_ways.packaged_fingerprint())
+    assert len(found) == 4
 
 
 def test_what_failed_is_asked_again_and_what_is_known_is_not(

@@ -86,6 +86,15 @@ def test_a_chunk_is_trusted_only_for_the_same_inputs(tmp_path: Path, change: str
     assert backend.chunks == ([0, 1, 2] if change == "context" else [1])
 
 
+def test_a_chunk_belongs_to_what_else_decides_its_items(tmp_path: Path) -> None:
+    seen = dict.fromkeys((query.image for query in QUERIES), "as it was")
+    answers(Backend(), tmp_path, about=lambda query: seen[query.image])
+    seen["4.jpg"] = "another picture under the same name"
+    backend = Backend()
+    answers(backend, tmp_path, about=lambda query: seen[query.image])
+    assert backend.chunks == [1]
+
+
 def test_no_items_no_calls(tmp_path: Path) -> None:
     backend = Backend()
     assert answers(backend, tmp_path, items=[]) == []

@@ -331,7 +331,7 @@ def test_an_example_whose_picture_cannot_be_read_is_shown_without_it(
 class Stopping:
     """An assistant that answers in order and is interrupted after some answers."""
 
-    name = "m"
+    name = manner = "m"
 
     def __init__(self, after: int) -> None:
         self.after, self.asked = after, list[str]()

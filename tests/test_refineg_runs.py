@@ -16,8 +16,8 @@ from groundling.config_gmner import EndpointKeys, RefinegConfig
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.errors import DataError, GroundlingError, RunError
 from groundling.models.api.settings import EndpointConfig
-from groundling.records import ABSENT, CCKS, Entity, Post
-from groundling.refineg import run_refineg
+from groundling.records import ABSENT, CCKS, Entity, Mention, Post, Prediction
+from groundling.refineg import _mention, run_refineg
 from groundling.settings import describe, load_config
 from groundling.stage import failures_by_stage
 
@@ -249,6 +249,15 @@ def test_examples_that_were_left_out_are_told_and_looked_at_again(data: Path) ->
     assert told["grounding"]["unreadable_example_pictures"] == 0
     assert "cannot be read" not in metrics_table(told)
     assert failures_by_stage(out) == {}
+
+
+def test_a_stored_mention_without_its_tokens_is_not_the_first_one(tmp_path: Path) -> None:
+    whole = _mention(tmp_path, "p", Prediction("Hood", "vessel", None, 3, 4, score=0.5))
+    assert whole == Mention(3, 4, "vessel", 0.5)
+    for start, end in ((None, None), (None, 4), (3, None)):
+        said = Prediction("Hood", "vessel", None, start, end)
+        with pytest.raises(DataError, match="post 'p', 'Hood': no start and end; run again"):
+            _mention(tmp_path, "p", said)
 
 
 def test_help_knows_every_default() -> None:

@@ -17,10 +17,10 @@ from groundling.corpus import fingerprint
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.data.knowledge import Told, write_knowledge
-from groundling.errors import ConfigError, DataError, RunError
+from groundling.errors import ConfigError, DataError, InputError, RunError
 from groundling.fitted import open_fitted
 from groundling.models.registry import open_tagger
-from groundling.records import TWITTER, Box, Failure, Mention, Post, PostPrediction
+from groundling.records import CCKS, TWITTER, Box, Failure, Mention, Post, PostPrediction
 from groundling.rundir import read_events
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.settings import load_config
@@ -87,6 +87,23 @@ def test_a_run_leaves_a_tagger_predictions_and_scores(data: Path, tmp_path: Path
     assert again == list(read_predictions(tmp_path / "run/predictions/test.jsonl"))
 
 
+def test_every_score_knows_the_scheme(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule that leaves out types it does not know left out all of another scheme's."""
+    for split, posts in {"train": POSTS, "dev": POSTS[:5]}.items():
+        other = [
+            replace(post, entities=tuple(replace(one, type="vessel") for one in post.entities))
+            for post in posts
+        ]
+        write_posts(data / f"{split}.jsonl", other, CCKS)
+    monkeypatch.setattr(tagging, "RULES", ("span", "refineg"))
+    config = recipe(data, scheme="ccks", evaluate=["dev"])
+    rules = run_tagging(config, tmp_path / "run", quiet=True)["scores"]["dev"]["rules"]
+    assert rules["span"]["mner"]["right"] > 0
+    assert rules["refineg"]["mner"]["predicted"] == rules["span"]["mner"]["predicted"]
+
+
 def test_all_absent_is_right_for_what_is_not_in_the_picture() -> None:
     gold = ungrounded(POSTS, [_mentions(post) for post in POSTS])
     score = score_triples(POSTS, gold, TRIPLE_RULES["span"], resamples=0)
@@ -111,7 +128,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[float]], lis
     def script(f1: Sequence[float]) -> list[torch.Tensor]:
         seen: list[torch.Tensor] = []
 
-        def judged(tagger: Any, _: Sequence[Post]) -> float:
+        def judged(tagger: Any, *_: object) -> float:
             seen.append(tagger.net.projection.weight.detach().clone())
             return f1[len(seen) - 1]
 
@@ -236,7 +253,7 @@ def test_confidences_are_judged_by_words_and_type() -> None:
 
 
 def test_what_cannot_be_read_is_told(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         run_tagging(recipe(tmp_path / "elsewhere"), tmp_path / "run", quiet=True)
     with pytest.raises(DataError, match="no split 'extra'; it holds train, dev, test"):
         run_tagging(recipe(data, evaluate=["extra"]), tmp_path / "run", quiet=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from groundling.atomic import contents
 from groundling.infer import map_batches
 from groundling.models.base import GREEDY, ExpressionSampler, Grounder, Sampling
 from groundling.progress import Progress
@@ -22,6 +24,8 @@ from groundling.records import (
     Prediction,
     Query,
 )
+
+T = TypeVar("T")
 
 WRITE_CHUNK = 512
 """Queries a chunk of writing: what a kill can cost."""
@@ -62,6 +66,7 @@ def write_all(
         encode=lambda row: [[e.text, e.logprob] for e in row],
         decode=lambda row: [Expression(text, source, logprob) for text, logprob in row],
         context=f"{k} {sampling} {seed} {source}",
+        about=_picture_of(lambda query: query.image),
         progress=progress,
     )
 
@@ -84,6 +89,7 @@ def ground_all(
         folder=folder,
         encode=lambda grounded: [*grounded.box.xyxy, grounded.score],
         decode=_grounded,
+        about=_picture_of(lambda request: request[0]),
         progress=progress,
     )
     return dict(zip(distinct, found, strict=True))
@@ -157,6 +163,12 @@ def _answer(
         return Answer(words, None)
     found = boxes[(query.image, words.text)]
     return found if isinstance(found, Failure) else Answer(words, found.box, found.score)
+
+
+def _picture_of(path: Callable[[T], str]) -> Callable[[T], str]:
+    """What is in an item's picture: another picture under the same name is another question."""
+    seen = cache(contents)
+    return lambda item: seen(path(item))
 
 
 def _grounded(row: Any) -> Grounded:

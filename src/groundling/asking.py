@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from groundling.atomic import digest_file, write_bytes
+from groundling.atomic import contents, write_bytes
 from groundling.errors import DataError, RunError
 from groundling.journal import Journal
 from groundling.models.base import Assistant, Question
@@ -39,15 +39,20 @@ def ask_all(
 ) -> list[T | Failure]:
     """The outcome of one question an item, in order; items of one key are asked about once.
 
-    `key` is all that decides an answer but the assistant's name and what is in the question's
-    pictures, as JSON can hold it. `encode` turns an answer into something JSON can hold and
-    `decode` turns it back; fresh answers make the same round trip. Raises InputError for what every
-    call would meet, where another process holds the journal, and where it is broken.
+    `key` is all that decides an answer but the assistant's manner, the longest answer that the
+    question allows and what is in its pictures, as JSON can hold it. `encode` turns an answer into
+    something JSON can hold and `decode` turns it back; fresh answers make the same round trip.
+    Raises InputError for what every call would meet, where another process holds the journal, and
+    where it is broken.
     """
-    seen = cache(_contents)
-    keys = [
-        digest(assistant.name, *key(item), *map(seen, question(item).pictures)) for item in items
-    ]
+    seen = cache(contents)
+
+    def key_of(item: Item) -> str:
+        asked = question(item)
+        pictures = list(map(seen, asked.pictures))
+        return digest(assistant.manner, asked.max_tokens, list(key(item)), pictures)
+
+    keys = [key_of(item) for item in items]
     with Journal(journal) as lines:
         found = _read(journal)
         wanted = {one: item for one, item in zip(keys, items, strict=True) if one not in found}
@@ -96,14 +101,6 @@ def write_failures(path: Path, told: Sequence[tuple[Mapping[str, object], Failur
 def digest(*parts: object) -> str:
     """SHA-256 of values that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _contents(picture: str) -> str:
-    """What is in a picture file, wherever it lies; its path where it cannot be read."""
-    try:
-        return digest_file(Path(picture))
-    except (OSError, ValueError):
-        return picture
 
 
 def _read(journal: Path) -> dict[str, Any]:

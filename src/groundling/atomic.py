@@ -103,6 +103,14 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def contents(path: str) -> str:
+    """A digest of what is in a file, wherever it lies; its path where it cannot be read."""
+    try:
+        return digest_file(Path(path))
+    except (OSError, ValueError):
+        return path
+
+
 def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from groundling.atomic import contents
 from groundling.config import DirectConfig
 from groundling.corpus import Case, Corpus, SplitName, draw_world, read_whole_release, read_world
 from groundling.data.jsonl import write_predictions
 from groundling.direct import gathered
 from groundling.evaluate import NAMES, floors
 from groundling.infer import map_batches
+from groundling.inputs import check_inputs
 from groundling.learnable import look
 from groundling.models.base import DirectExample, DirectLearner
 from groundling.models.registry import compute_threads, open_direct
@@ -53,8 +55,10 @@ def run_direct(
 
     With `retry`, what failed in finished stages is tried again. Returns what `metrics.json` says:
     the stages `untuned` and `direct`, and the floors. Raises RunError for a directory of another
-    configuration and InputError where the model does not fit its device.
+    configuration, InputError where something that the recipe names is missing, and where the model
+    does not fit its device.
     """
+    check_inputs(config)
     if config.check_memory:
         check_fits(config)
     given = read_whole_release(config.data.gmner)
@@ -141,6 +145,7 @@ def answer(
             folder=stage.scratch / split,
             encode=_plain,
             decode=_prediction,
+            about=lambda query: contents(query.image),
             progress=progress,
         )
     stage.note(found)

@@ -163,10 +163,10 @@ def collect_expressions(
 
 
 def kind_of(failure: Failure) -> str:
-    """What a failure is counted under: its reason without the part that differs by query."""
+    """What a failure is counted under: its kind, or its reason less the part that differs."""
     if failure.stage == "image":
         return "the picture cannot be used"
-    return failure.reason.partition(": ")[0]
+    return failure.kind or failure.reason.partition(": ")[0]
 
 
 def _held(out: Path, wanted: Sequence[Wanted], source: str) -> dict[Key, list[EntityExpression]]:
@@ -234,7 +234,9 @@ def _told_failures(path: Path) -> dict[Key, Failure]:
     try:
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         return {
-            (row["id"], row["entity"], row["type"]): Failure(row["reason"], row["stage"])
+            (row["id"], row["entity"], row["type"]): Failure(
+                row["reason"], row["stage"], row.get("kind", "")
+            )
             for row in rows
         }
     except FileNotFoundError:

@@ -25,7 +25,7 @@ from groundling.config_tagger import (
     UncertaintyConfig,
     VisionConfig,
 )
-from groundling.records import SCHEMES, Scheme
+from groundling.records import SCHEMES, BoxFrame, Scheme
 from groundling.settings import FREE, FreeKeys, Section
 
 __all__ = [
@@ -51,7 +51,8 @@ _FREE_KEYS = """
 endpoint api_key_env concurrency connect_timeout_s read_timeout_s total_timeout_s attempts backoff_s
 longest_backoff_s longest_wait_s give_up_after price_input price_output budget picture_tokens
 """
-EndpointKeys = Annotated[dict[str, Any], FreeKeys(frozenset(_FREE_KEYS.split()))]
+FREE_KEYS = frozenset(_FREE_KEYS.split())
+EndpointKeys = Annotated[dict[str, Any], FreeKeys(FREE_KEYS)]
 """Keys of an endpoint. Where it is, how long it is waited for and what it may cost change no
 result: a run that was stopped by any of these goes on with others."""
 
@@ -153,6 +154,8 @@ class PostsData(Section):
     """Folder of a Twitter-GMNER release, of SPLIT.jsonl, or of the CCKS task's files."""
     images: str | None = None
     """Folder of the pictures; null takes what the posts name, or the task's `SPLIT_image`."""
+    boxes: BoxFrame = "upright"
+    """What boxes are drawn on: images as shown, or their `stored` pixels before EXIF turns them."""
 
 
 class LabelledData(Section):

@@ -12,9 +12,10 @@ from typing import Literal
 from groundling.config import GmnerData, ToyworldData
 from groundling.config_gmner import PostsData
 from groundling.data.formats import guess_format, read_splits
+from groundling.data.frames import turn_those_with_images
 from groundling.data.gmner import read_gmner
 from groundling.errors import DataError, InputError
-from groundling.records import Entity, Expression, Post, Query, Scheme, Verdict
+from groundling.records import BoxFrame, Entity, Expression, Post, Query, Scheme, Verdict
 
 SplitName = Literal["train", "dev", "test"]
 
@@ -82,13 +83,18 @@ def fingerprint(posts: Sequence[Post]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def read_corpus(source: Path, images: Path | None) -> Corpus:
-    """A Twitter-GMNER folder with all three splits; raises DataError where one is missing."""
+def read_corpus(source: Path, images: Path | None, boxes: BoxFrame = "upright") -> Corpus:
+    """A Twitter-GMNER folder with all three splits; raises DataError where one is missing.
+
+    Boxes on `stored` pixels are turned upright, but in posts without a picture: no case uses them.
+    """
     splits: dict[SplitName, tuple[Post, ...]] = {}
     sizes: dict[str, tuple[int, int]] = {}
     names: tuple[SplitName, ...] = ("train", "dev", "test")
     for name in names:
         split = read_gmner(source, name, images)
+        if boxes == "stored":
+            split = turn_those_with_images(source, split)
         splits[name] = tuple(split.posts)
         sizes.update(split.xml_sizes)
     if all(post.image is None for posts in splits.values() for post in posts):
@@ -123,7 +129,7 @@ def read_release(data: GmnerData) -> Corpus:
     for folder in (source, images):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name the release's own")
-    return read_corpus(source, images)
+    return read_corpus(source, images, data.boxes)
 
 
 def read_whole_release(data: GmnerData | None) -> Corpus | None:
@@ -152,7 +158,9 @@ def read_labelled(
             raise InputError(f"{folder}: no such folder; name the data set's own")
     form = guess_format(source)
     found = {
-        name: read_splits(source, form, images, only=[name], scheme=scheme)[0].posts
+        name: read_splits(source, form, images, only=[name], scheme=scheme, boxes=data.boxes)[
+            0
+        ].posts
         for name in names
     }
     if pictures and all(post.image is None for posts in found.values() for post in posts):

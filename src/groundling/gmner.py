@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundling.atomic import write_bytes
+from groundling.atomic import contents, write_bytes
 from groundling.collect import kind_of
 from groundling.data.jsonl import write_predictions
 from groundling.groundings import Grounding, Located, predictions_of
@@ -150,6 +150,7 @@ def tag_posts(
         encode=lambda row: [[one.start, one.end, one.type, one.confidence] for one in row],
         decode=lambda row: [Mention(*one) for one in row],
         context=who,
+        about=lambda post: None if post.image is None else contents(post.image),
         progress=progress,
     )
     return dict(zip((post.id for post in posts), rows, strict=True))

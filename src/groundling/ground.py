@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.answers import Answer, answer_queries
-from groundling.config import IsrConfig
+from groundling.config import DataConfig, IsrConfig, ToyworldData
 from groundling.data.expressions_jsonl import read_expressions
 from groundling.data.json_lines import box_numbers
 from groundling.errors import GroundlingError, InputError, RunError
@@ -129,7 +129,7 @@ class EntityGrounder:
     @classmethod
     def _untuned(cls) -> EntityGrounder:
         """The packaged models before any tuning: they know names, but not what is asked of them."""
-        config = IsrConfig()
+        config = IsrConfig(data=DataConfig(toyworld=ToyworldData()))
         return cls(
             open_writer(config.writer, config.lora, config.seed),
             open_grounder(config.grounder),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.assistants import Assistants
+from groundling.atomic import digest_file
 from groundling.baselines import TUNED
 from groundling.config import DirectConfig
 from groundling.config_gmner import GroundingConfig, InContextConfig
@@ -23,7 +25,7 @@ from groundling.groundings import (
     NoGrounding,
 )
 from groundling.in_context import InContextGrounding, make_pool
-from groundling.models.registry import open_direct, open_embedders
+from groundling.models.registry import open_direct, open_embedders, packaged
 from groundling.records import Post, Scheme
 from groundling.rundir import stored_config
 from groundling.stage import FOLDER
@@ -62,8 +64,7 @@ class Ways:
 
     def _open_direct(self) -> DirectGrounding:
         endpoint = self.assistants.endpoint("direct", self.in_context.endpoint, cached=True)
-        told = endpoint.client.config
-        name = f"{told.model} {told.convention} {told.answer}"
+        name = json.dumps(endpoint.client.config.deciding(), sort_keys=True)
         return DirectGrounding(endpoint.direct_grounder(), name)
 
     def _open_in_context(self) -> InContextGrounding:
@@ -82,7 +83,7 @@ class Ways:
 def open_isr(run: str | None) -> IsrGrounding:
     """The writer and grounder of an ISR run; None takes those of the package."""
     models = EntityGrounder.load(None if run is None else Path(run))
-    name = "package" if run is None else fingerprint(Path(run))
+    name = packaged_fingerprint() if run is None else fingerprint(Path(run))
     return IsrGrounding(models.writer, models.grounder, models.source, models.max_new_tokens, name)
 
 
@@ -91,6 +92,13 @@ def open_direct_run(run: Path) -> DirectGrounding:
     config = stored_config(run, DirectConfig)
     model = open_direct(config.model, config.lora, config.seed, run / TUNED)
     return DirectGrounding(model, fingerprint(run))
+
+
+def packaged_fingerprint() -> str:
+    """What tells the package's weights from those of another version: a digest of all of them."""
+    folders = [packaged(name) for name in ("writer", "grounder", "tuned")]
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return hashlib.sha256(" ".join(map(digest_file, files)).encode()).hexdigest()[:16]
 
 
 def fingerprint(run: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from groundling.answers import Answer, answer_queries
+from groundling.atomic import contents
 from groundling.infer import map_batches
 from groundling.models.base import GREEDY, DirectGrounder, ExpressionSampler, Grounder, Sampling
 from groundling.progress import Progress
@@ -155,6 +156,7 @@ class DirectGrounding:
             encode=lambda one: [one.box and list(one.box.xyxy), one.score],
             decode=lambda row: Located(row[0] and Box(*row[0]), None, row[1]),
             context=self._name,
+            about=lambda query: contents(query.image),
             progress=progress,
         )
         return spread(len(items), places, answers)

@@ -9,9 +9,8 @@ What counts as a picture, and how it is read:
   is what viewers show.
 - Transparent pixels are laid over white; their hidden colours are never seen. 16-bit grey keeps
   its upper 8 bits.
-- The EXIF orientation is applied, as browsers and current annotation tools do. Annotations drawn
-  by a tool that ignores it are in the frame of the stored pixels: read those with
-  `orient=False`. A file's recorded width and height tell which of the two was used.
+- The EXIF orientation is applied, as browsers and current annotation tools do. Boxes drawn by a
+  tool that ignores it are in the frame of the stored pixels; `StoredFrame.upright` turns them.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from groundling.errors import ImageError
+from groundling.records import Box, Size
 
 MAX_PIXELS = 64_000_000
 """Default cap on width × height, in pixels: 192 MB once decoded to RGB."""
@@ -83,7 +84,7 @@ def load_image(
         with real.open("rb") as stream:
             picture = _open(stream, shown, max_pixels)
             picture.load()
-            turn = _orientation(picture) if orient else None
+            turn = _TRANSPOSES.get(_orientation_of(picture)) if orient else None
             rgb = _rgb(picture)
     except _DECODER_FAULTS as fault:
         raise ImageError(
@@ -91,6 +92,52 @@ def load_image(
             "fetch or export it again"
         ) from fault
     return rgb if turn is None else rgb.transpose(turn)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """An image file's stored pixels: their size, and the EXIF orientation (1 to 8) they ask for."""
+
+    stored_wh_px: Size
+    orientation: int = 1
+
+    @property
+    def upright_wh_px(self) -> Size:
+        """The size of the image as `load_image` returns it."""
+        width, height = self.stored_wh_px
+        return (height, width) if self.orientation >= 5 else (width, height)
+
+    def upright(self, box: Box) -> Box:
+        """A box on the stored pixels, in the frame of the upright image.
+
+        Coordinates are edges, 0 to the full width and height.
+        """
+        x1, y1, x2, y2 = box.xyxy
+        if self.orientation >= 5:
+            x1, y1, x2, y2 = y1, x1, y2, x2
+        width, height = self.upright_wh_px
+        if self.orientation in (2, 3, 6, 7):
+            x1, x2 = width - x2, width - x1
+        if self.orientation in (3, 4, 7, 8):
+            y1, y2 = height - y2, height - y1
+        return Box(x1, y1, x2, y2)
+
+
+def stored_frame(path: str | Path, *, root: Path | None = None) -> StoredFrame:
+    """The stored frame of an image, from its header; `root` as in `load_image`.
+
+    Raises ImageError for what is no image, is animated or is too large.
+    """
+    shown = repr(str(path))[1:-1]
+    try:
+        with _resolve(path, root, shown).open("rb") as stream:
+            picture = _open(stream, shown, MAX_PIXELS)
+            return StoredFrame(picture.size, _orientation_of(picture))
+    except _DECODER_FAULTS as fault:
+        raise ImageError(
+            f"{shown}: the picture is damaged or truncated ({_reason(fault)}); "
+            "fetch or export it again"
+        ) from fault
 
 
 def _resolve(path: str | Path, root: Path | None, shown: str) -> Path:
@@ -144,15 +191,15 @@ def _open(stream: BinaryIO, shown: str, max_pixels: int) -> Image.Image:
     return picture
 
 
-def _orientation(picture: Image.Image) -> Image.Transpose | None:
-    """How to turn the stored pixels upright; None where EXIF says nothing readable."""
+def _orientation_of(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where EXIF says nothing readable."""
     try:
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = picture.getexif().get(_ORIENTATION_TAG)
     except _DECODER_FAULTS:
-        return None  # the pixels decoded; metadata that cannot be read turns nothing
-    return _TRANSPOSES.get(value) if isinstance(value, int) else None
+        return 1  # the pixels decoded; metadata that cannot be read turns nothing
+    return value if isinstance(value, int) and value in _TRANSPOSES else 1
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -34,6 +34,10 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
+def _nothing(_: object) -> object:
+    return None
+
+
 def map_batches(
     items: Sequence[T],
     fn: Callable[[int, Sequence[T]], Sequence[R | Failure]],
@@ -43,14 +47,16 @@ def map_batches(
     encode: Callable[[R], object] = _unchanged,
     decode: Callable[[Any], R] = _unchanged,
     context: str = "",
+    about: Callable[[T], object] = _nothing,
     progress: Progress | None = None,
 ) -> list[R | Failure]:
     """`fn(chunk_index, chunk)` over consecutive chunks of `items`; one result an item, in order.
 
     With a `folder` of its own (in a stage's scratch) each chunk is stored there as JSON lines. On
     resume it is taken from there, iff it holds no failure and carries the digest of its position,
-    its items (dataclasses, or whatever JSON can hold) and `context`: whatever else decides the
-    results, such as the sampling settings, where the folder may outlive them. `encode` turns a
+    its items (dataclasses, or whatever JSON can hold), of `about` each of them, such as what is in
+    its picture, and of `context`: whatever else decides the results, such as the sampling settings,
+    where the folder may outlive them. `encode` turns a
     result into something JSON can hold and `decode` turns it back; fresh results make the same
     round trip, so that they cannot differ from stored ones.
 
@@ -65,8 +71,13 @@ def map_batches(
             if progress is not None:
                 progress.advance(len(chunk))
         return results
+
+    def digest_of(index: int, chunk: Sequence[T]) -> str:
+        told = [[_plain(item), about(item)] for item in chunk]
+        return _digest([index, context, told])
+
     jobs = [
-        _Job(index, chunk, folder / f"chunk-{index:05d}.jsonl", _inputs(index, context, chunk))
+        _Job(index, chunk, folder / f"chunk-{index:05d}.jsonl", digest_of(index, chunk))
         for index, chunk in enumerate(chunks)
     ]
 
@@ -147,7 +158,7 @@ def _run(
 
 def _encoded(result: R | Failure, encode: Callable[[R], object]) -> str:
     if isinstance(result, Failure):
-        return json.dumps({"failure": dataclasses.asdict(result)}, ensure_ascii=False)
+        return json.dumps({"failure": result.to_json()}, ensure_ascii=False)
     return json.dumps({"result": encode(result)}, ensure_ascii=False)
 
 
@@ -180,11 +191,6 @@ def _load(path: Path, digest: str, failures: bool = False) -> list[str] | None:
     wanted = {"inputs": digest, "results": _digest(lines)}
     known = head.pop("failures", None) if isinstance(head, dict) else None
     return lines if head == wanted and (failures or known == 0) else None
-
-
-def _inputs(index: int, context: str, chunk: Sequence[object]) -> str:
-    """What a stored chunk must answer to be taken."""
-    return _digest([index, context, [_plain(item) for item in chunk]])
 
 
 def _plain(item: object) -> object:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from groundling.answers import ground_all, write_all
+from groundling.atomic import contents
 from groundling.config import IsrConfig
 from groundling.corpus import Case
 from groundling.data.pairs_parquet import PAIRS_SCHEMA, pair_rows, read_pairs
 from groundling.evaluate import evaluate
 from groundling.infer import map_batches
+from groundling.inputs import check_inputs
 from groundling.models.base import Preference, Sampling
 from groundling.plan import check_fits
 from groundling.preferences import Choice, Drop, choose_pair, pair_generator, round_prompts
@@ -38,6 +40,10 @@ from groundling.rounds import (
 )
 from groundling.tune import start_writer, tune_grounder, update_writer
 from groundling.workbench import Workbench
+
+_Scored = tuple[dict[str, str], str, str]
+"""What the log-probabilities of a pair depend on, as JSON can hold it: the fields of its query,
+the chosen text, the rejected one."""
 
 PAIR_CHUNK = 512
 """Pairs a chunk of reference scoring: what a kill can cost."""
@@ -59,8 +65,10 @@ def run_isr(
     stage; what it raises stops the run, which can go on later. With `retry`, what failed in
     finished stages is tried again, and what builds on it is done anew if that changes it.
     Returns what `metrics.json` says. Raises RunError for a directory of another configuration and
-    InputError where the models do not fit their device.
+    InputError where something that the recipe names is missing, and where the models do not fit
+    their device.
     """
+    check_inputs(config)
     if config.check_memory:
         check_fits(config)
     with Workbench.open(config, out, quiet=quiet, watch=watch, retry=retry) as bench:
@@ -160,7 +168,8 @@ def draw(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
 
 def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
     """The reward of every drawn expression; equal ones about one picture are grounded once."""
-    stage = bench.run.stage(f"round-{t}-judge", after=[f"round-{t}-draw", *bench.grounder_stage])
+    after = ["data", f"round-{t}-draw", *bench.grounder_stage]
+    stage = bench.run.stage(f"round-{t}-judge", after=after)
     if stage.done:
         return
     drawn = read_drawn(bench.run.path / f"rounds/{t}/expressions.parquet")
@@ -190,7 +199,8 @@ def judge(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
 def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
     """D_t: pairs by the configured strategy, with their log-probabilities under π_{t−1}."""
     stage = bench.run.stage(
-        f"round-{t}-prefer", after=[f"round-{t}-judge", f"round-{t}-draw", bench.stage_of(t - 1)]
+        f"round-{t}-prefer",
+        after=["data", f"round-{t}-judge", f"round-{t}-draw", bench.stage_of(t - 1)],
     )
     if stage.done:
         return
@@ -212,7 +222,7 @@ def prefer(bench: Workbench, t: int, prompts: Sequence[Case]) -> None:
         pairs, queries, unscored = reference(bench, t, stage.scratch, prompts, choices)
         stage.write_parquet(f"rounds/{t}/pairs.parquet", pair_rows(pairs, queries), PAIRS_SCHEMA)
         if unscored:
-            failures = [{"id": key, **asdict(failure)} for key, failure in unscored.items()]
+            failures = [{"id": key, **failure.to_json()} for key, failure in unscored.items()]
             stage.write_json(f"rounds/{t}/unscored.json", failures)
             stage.note(unscored.values())
             choices |= dict.fromkeys(unscored, Drop("unscored"))
@@ -238,20 +248,17 @@ def reference(
     ]
     writer = bench.writer_at(t - 1)
 
-    def score(_: int, chunk: Sequence[int]) -> list[tuple[float, float] | Failure]:
-        part = [chosen[place] for place in chunk]
-        return writer.score_pairs(
-            [query for query, _ in part],
-            [choice.chosen for _, choice in part],
-            [choice.rejected for _, choice in part],
-        )
+    def score(_: int, chunk: Sequence[_Scored]) -> list[tuple[float, float] | Failure]:
+        queries, better, worse = zip(*chunk, strict=True)
+        return writer.score_pairs([Query(**query) for query in queries], better, worse)
 
     scores = map_batches(
-        list(range(len(chosen))),
+        [(asdict(query), choice.chosen, choice.rejected) for query, choice in chosen],
         score,
         chunk_size=PAIR_CHUNK,
         folder=scratch,
         decode=lambda row: (row[0], row[1]),
+        about=lambda item: contents(item[0]["image"]),
     )
     pairs = [
         Pair(query.id, choice.chosen, choice.rejected, choice.chosen_source, both[0], both[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from groundling.errors import InputError
 
@@ -146,6 +146,11 @@ It overlaps nothing, so it is wrong under every rule: what is not told is never 
 
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
+
+BoxFrame = Literal["upright", "stored"]
+"""What a data set's boxes are drawn on: the image as viewers show it, or its stored pixels, before
+the turn that EXIF asks for. In memory, boxes are upright."""
+BOX_FRAMES: tuple[BoxFrame, ...] = get_args(BoxFrame)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,14 @@ from groundling.corpus import (
     read_world,
 )
 from groundling.data.jsonl import read_posts, read_predictions, write_predictions
+from groundling.errors import DataError
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
+from groundling.inputs import check_inputs
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
+from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction, Prediction
 from groundling.refine import Asked, Refinery, record, refine, summary, validate
 from groundling.report.routing_chart import routing_sheet
 from groundling.routing import Curve
@@ -65,8 +67,11 @@ def run_refineg(
     Returns what `metrics.json` says, or, before the end, what the last stage did. With `retry`,
     what failed in finished stages is asked for again, and what builds on it is done anew. Raises
     RunError for a directory of another configuration or other posts, and where more calls fail than
-    are tolerated: the same call then goes on.
+    are tolerated: the same call then goes on. Raises InputError where something that the recipe
+    names is missing.
     """
+    check_inputs(config, until)
+    _check_endpoints(config, Assistants(config.endpoint, config.simulator, out / "answers"))
     given = _given(config)
     known = provenance(threads=compute_threads())
     if given:
@@ -75,7 +80,6 @@ def run_refineg(
         RunDir.open(out, config, known, retry=retry) as run,
         Assistants(config.endpoint, config.simulator, out / "answers", config.seed) as assistants,
     ):
-        _check_endpoints(config, assistants)
         work = _Work(config, run, assistants, quiet)
         work.gather(given)
         work.synthesise()  # training stage: sentences near the labelled posts
@@ -288,8 +292,7 @@ class _Work:
         failures = {p.id: f for p in posts if (f := said[p.id].failure) is not None}
         mentions = {
             post.id: [
-                Mention(one.start or 0, one.end or 0, one.type, one.score)
-                for one in said[post.id].predictions
+                _mention(self.run.path / name, post.id, one) for one in said[post.id].predictions
             ]
             for post in posts
             if post.id not in failures
@@ -308,6 +311,13 @@ class _Work:
     def _refuse(self, stage: str, outcomes: Sequence[object], total: int) -> None:
         """Raise RunError where more calls failed than are tolerated; those may succeed yet."""
         refuse_losses(stage, outcomes, total, self.config.tolerate)
+
+
+def _mention(path: Path, post_id: str, said: Prediction) -> Mention:
+    """A stored mention. Raises DataError for one that does not say which tokens it is."""
+    if said.start is None or said.end is None:
+        raise DataError(path, f"post {post_id!r}, {said.name!r}: no start and end; run again")
+    return Mention(said.start, said.end, said.type, said.score)
 
 
 def _percent(curve: Curve) -> list[float]:

@@ -32,6 +32,7 @@ from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowl
 from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
+from groundling.inputs import check_inputs
 from groundling.learnable import look
 from groundling.models.base import FittedTagger, Tagger, TrainableTagger
 from groundling.models.registry import compute_threads, open_ensemble, open_tagger
@@ -67,8 +68,9 @@ def run_tagging(
 
     With `retry`, what failed in finished stages is tried again. Returns what `metrics.json` says.
     Raises RunError for a directory of another configuration or of other posts, DataError for posts
-    that cannot be read, InputError for a tagger that cannot be opened.
+    that cannot be read, InputError for what is missing or a tagger that cannot be opened.
     """
+    check_inputs(config)
     wanted = dict.fromkeys(["train", "dev", *config.evaluate])
     splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}
@@ -217,7 +219,9 @@ class _Member:
             return
         scheme = SCHEMES[config.scheme]
         tagger = open_tagger(config.tagger.single, scheme, seed=self._seed, posts=train)
-        epochs = _Epochs(self._stage, self._folder, tagger, dev, config.patience, self._number)
+        epochs = _Epochs(
+            self._stage, self._folder, tagger, dev, config.patience, self._number, scheme
+        )
         fit_stage(
             self._stage,
             tagger,
@@ -260,8 +264,10 @@ class _Epochs:
         dev: Sequence[Post],
         patience: int | None,
         member: int,
+        scheme: Scheme,
     ) -> None:
         self._stage, self._folder, self._tagger, self._dev = stage, folder, tagger, dev
+        self._scheme = scheme
         self._patience, self._member = patience, member
         self._log = self._folder / "epochs.json"
         self.f1: list[float] = json.loads(self._log.read_bytes()) if self._log.exists() else []
@@ -280,7 +286,7 @@ class _Epochs:
         """Take note of a finished epoch, once; whether patience is at an end."""
         if epoch > len(self.f1):
             before = self.best_folder if self.f1 else None
-            self.f1.append(mner_f1(self._tagger, self._dev))
+            self.f1.append(mner_f1(self._tagger, self._dev, self._scheme))
             if self.best == epoch:
                 self._tagger.save(self.best_folder)
             if leads():
@@ -298,10 +304,11 @@ def _epoch_folder(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch}"
 
 
-def mner_f1(tagger: Tagger, posts: Sequence[Post]) -> float:
+def mner_f1(tagger: Tagger, posts: Sequence[Post], scheme: Scheme = TWITTER) -> float:
     """F1 of mentions by tokens and type, in [0, 1]."""
     predictions = ungrounded(posts, tagger.tag(posts))
-    score = score_triples(posts, predictions, TRIPLE_RULES["span"], resamples=0)
+    rule = TRIPLE_RULES["span"]
+    score = score_triples(posts, predictions, rule, resamples=0, scheme=scheme)
     return score.tasks["mner"].counts.f1
 
 
@@ -316,14 +323,16 @@ def evaluate(
     if stage.done:
         return
     with stage:
-        tagger = open_tagger(config.tagger, SCHEMES[config.scheme], run.path / TAGGER)
+        scheme = SCHEMES[config.scheme]
+        tagger = open_tagger(config.tagger, scheme, run.path / TAGGER)
         found = tag_split(tagger, posts, stage.scratch / "calibrated", split, quiet)
         stage.note(found)
         tagger.temperature = 1.0
         as_fitted = tag_split(tagger, posts, stage.scratch / "as-fitted", split, quiet)
         predictions = ungrounded(posts, found)
         scores = {
-            rule: score_triples(posts, predictions, TRIPLE_RULES[rule]).to_json() for rule in RULES
+            rule: score_triples(posts, predictions, TRIPLE_RULES[rule], scheme=scheme).to_json()
+            for rule in RULES
         }
         confidence = {
             "calibrated": confidence_figures(posts, found),
@@ -331,7 +340,7 @@ def evaluate(
         }
         stage.write_json(f"scores/{split}.json", {"rules": scores, "confidence": confidence})
         draft = stage.scratch / "predictions.jsonl"
-        write_predictions(draft, predictions, SCHEMES[config.scheme])
+        write_predictions(draft, predictions, scheme)
         stage.write_bytes(f"predictions/{split}.jsonl", draft.read_bytes())
 
 

@@ -28,7 +28,7 @@ from groundling.corpus import (
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
 from groundling.errors import InputError, RunError
 from groundling.evaluate import floors
-from groundling.experts import collect_experts
+from groundling.experts import check_experts, collect_experts
 from groundling.learnable import Looked, look
 from groundling.models.base import ExpressionSampler, Grounder, Sampler, Writer
 from groundling.models.registry import (
@@ -43,6 +43,7 @@ from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
 from groundling.rundir import RunDir, stored_config
 from groundling.settings import decisive
+from groundling.stage import any_finished
 from groundling.team import shards, team
 from groundling.tune import Manner
 
@@ -87,11 +88,14 @@ class Workbench:
     ) -> Workbench:
         """Create or continue the run directory `out`; for `watch` and `retry` see `run_isr`.
 
-        Raises ConfigError for settings of an endpoint that do not fit, before any work is done.
+        Raises ConfigError for settings of an endpoint that do not fit, and InputError for expert
+        expressions that do not, before any work is done.
         """
         if config.sampler.backend == "endpoint":
             open_sampler(config).close()
         given = read_whole_release(config.data.gmner)
+        if given is not None and not any_finished(out):
+            check_experts(given, Path(config.experts.path) if config.experts.path else None)
         known = provenance(threads=compute_threads(), data=_identity(config, given))
         run = RunDir.open(out, config, known, retry=retry)
         run.watch = watch

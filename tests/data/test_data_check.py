@@ -145,9 +145,10 @@ def test_a_turned_picture_says_so(src: Path, picture: Any, tmp_path: Path) -> No
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(tmp_path / "images" / "p1.jpg", (100, 80), exif=exif)
-    (found,) = check_data(src, "twitter-gmner", tmp_path / "images")
-    assert found.kind == "image-size-differs"
-    assert "before its EXIF turn" in found.message
+    found, summary = check_data(src, "twitter-gmner", tmp_path / "images")
+    assert (found.kind, summary.kind) == ("image-size-differs", "box-frame")
+    assert found.message.endswith("boxes may be drawn on its stored frame: see --boxes")
+    assert "say `boxes: stored`" in summary.message
 
 
 @pytest.mark.parametrize("fault", ["truncated", "text", "empty", "animated"])

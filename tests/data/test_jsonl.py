@@ -225,6 +225,16 @@ def test_predictions_are_read(path: Path) -> None:
     )
 
 
+def test_the_kind_of_a_failure_is_kept(path: Path) -> None:
+    said = (
+        PostPrediction("p1", (), Failure("an apology: …", "answer", "refused")),
+        PostPrediction("p2", (), Failure("HTTP 500", "api")),
+    )
+    write_predictions(path, said)
+    assert read_predictions(path) == said
+    assert "kind" not in json.loads(path.read_text().splitlines()[1])["error"]
+
+
 def test_a_predicted_box_may_be_flat_but_not_inverted(path: Path) -> None:
     put(path, {"id": "p1", "entities": [ANSWER | {"box": [1, 2, 1, 4]}]})
     assert read_predictions(path)[0].predictions[0].box == Box(1, 2, 1, 4)

@@ -212,7 +212,7 @@ def test_a_run_goes_on_with_another_server(release: IsrConfig, tmp_path: Path) -
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_config(IsrConfig, None, settings)
+        load_config(IsrConfig, None, {"data.toyworld": {}, **settings})
 
 
 @pytest.mark.parametrize(

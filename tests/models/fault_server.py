@@ -36,6 +36,10 @@ class Act:
     silent_s: float = 0.0
     drip_s: float = 0.0
     """Pause before each byte of the body."""
+    drip_head: bool = False
+    """Drip the status line and the headers too, without end."""
+    continues: bool = False
+    """Say `100 Continue` without end."""
     reset: bool = False
     """Reset the connection instead of answering."""
 
@@ -189,6 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return
+        if act.continues or act.drip_head:
+            self._drone(act)
+            return
         body = completion("ok") if act.body is None else act.body
         self.send_response(act.status)
         self.send_header("Content-Type", "application/json")
@@ -204,6 +211,19 @@ class _Handler(BaseHTTPRequestHandler):
             if act.drip_s:
                 time.sleep(act.drip_s)
             self.wfile.write(body[start : start + 1] if act.drip_s else body)
+
+    def _drone(self, act: Act) -> None:
+        """Say what never becomes a reply, until the client has gone."""
+        self.close_connection = True
+        first = b"" if act.continues else b"HTTP/1.1 200 OK\r\nX-Long: "
+        more = b"HTTP/1.1 100 Continue\r\n\r\n" if act.continues else b"x"
+        try:
+            self.wfile.write(first)
+            while True:
+                time.sleep(act.drip_s or 0.001)
+                self.wfile.write(more)
+        except OSError:
+            return
 
     def log_message(self, *_: object) -> None:
         """Keep quiet."""

@@ -91,7 +91,6 @@ def test_what_a_job_raises_goes_through() -> None:
         (Act(body=completion(None)), "an empty answer"),
         (Act(body=completion(None, refusal="I can't help")), "refused: I can't help"),
         (said("x", finish="tool_calls"), "ended by 'tool_calls'; wanted 'stop'"),
-        (said("the man \ud83d"), "holds half a surrogate pair"),
     ],
 )
 def test_no_answer_has_its_own_reason(act: Act, reason: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from client_calls import KEY, PRICES, ask, chat, client, one
-from fault_server import Act, Asked, FaultServer, refused, said
+from fault_server import Act, Asked, FaultServer, completion, refused, said
 
 from groundling.errors import ConfigError, InputError
 from groundling.models.api.ledger import Ledger
@@ -87,7 +87,7 @@ def test_the_key_is_in_the_header_and_nowhere_else(
     assert first == [[Choice("ok")]]
     assert second == [Failure("HTTP 400: what is [key]?", "answer")]
     assert [one.headers["Authorization"] for one in server.asked] == [f"Bearer {KEY}"] * 2
-    shown = repr(asker) + repr(asker.config) + repr(vars(asker)["_http"].headers) + caplog.text
+    shown = repr(asker) + repr(asker.config) + repr(vars(asker)) + caplog.text
     shown += "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY not in shown
     assert all(KEY not in json.dumps(asked.body) for asked in server.asked)
@@ -101,10 +101,57 @@ def test_a_key_is_not_shown_in_part_where_words_are_cut(before: int) -> None:
     assert "sk-" not in found.reason
 
 
-def test_an_answer_that_repeats_the_key_is_kept_without_it(tmp_path: Path) -> None:
-    with FaultServer(said(f"the key is {KEY}")) as server:
-        assert one(client(server, cache=tmp_path)) == [Choice("the key is [key]")]
-    assert all(KEY not in path.read_text() for path in tmp_path.rglob("*.json"))
+REPEATED = Failure("repeats the key that the server was sent", "answer")
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in KEY)
+
+
+@pytest.mark.parametrize(
+    "text", [f"the key is {KEY}", f"{KEY[:9]} {KEY[9:]}", f'{{"a": "{ESCAPED}"}}', KEY[:16]]
+)
+def test_an_answer_that_repeats_the_key_is_none(text: str, tmp_path: Path) -> None:
+    with FaultServer(said(text)) as server:
+        assert one(client(server, cache=tmp_path)) == [REPEATED]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_key_that_json_escapes_is_found(tmp_path: Path) -> None:
+    body = completion("the man KEY").replace(b"KEY", ESCAPED.encode())
+    with FaultServer(Act(body=body)) as server:
+        assert one(client(server, cache=tmp_path)) == [REPEATED]
+    error = b'{"error": {"message": "what is KEY?"}}'.replace(b"KEY", ESCAPED.encode())
+    for act in (Act(400, error), Act(400, error[:-1] + b', "choices": 1}')):
+        with FaultServer(act) as server:
+            assert one(client(server)) == Failure("HTTP 400: what is [key]?", "answer")
+
+
+@pytest.mark.parametrize("part", [KEY[:8], KEY[3:-3], KEY[-9:]])
+def test_a_part_of_the_key_is_not_shown(part: str) -> None:
+    with FaultServer(refused(400, f"no key {part}...")) as server:
+        assert one(client(server)) == Failure("HTTP 400: no key [key]...", "answer")
+
+
+def test_the_key_is_not_shown_where_a_run_stops(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for act in (refused(404, KEY), Act(429, f'{{"error": "insufficient_quota {KEY}"}}'.encode())):
+        with FaultServer(act) as server, pytest.raises(InputError) as caught:
+            one(client(f"{server.url}/{KEY}/v1"))
+        assert "[key]" in str(caught.value)
+        assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["token", "k", "none", "1", "the", "EMPTY", "no-key-given"])
+def test_field_e12_a_key_that_is_no_secret_is_not_searched_for(
+    key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """People give servers of their own such keys."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    words = f"the {key} man with 1 token of none"
+    with FaultServer(said(words), refused(400, words)) as server:
+        asker = client(server, cache=tmp_path / "c", ledger=Ledger(tmp_path / "l", PRICES))
+        assert ask(asker, chat("a")) == [[Choice(words)]]
+        assert ask(client(server, cache=tmp_path / "c"), chat("a")) == [[Choice(words)]]
+        assert one(client(server)) == Failure(f"HTTP 400: {words}", "answer")
+    assert '"sure": true' in (tmp_path / "l").read_text()
 
 
 def test_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:

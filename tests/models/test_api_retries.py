@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 
 import pytest
 from client_calls import FakeClock, client, one
 from fault_server import Act, FaultServer, completion, refused, said
 
+from groundling.errors import InputError
+from groundling.models.api.ledger import Ledger
 from groundling.models.api.wire import Choice
 from groundling.records import Failure
 
@@ -31,6 +35,8 @@ PASSING = {
     "content that is no text": Act(
         body=b'{"choices": [{"message": {"content": [1]}, "finish_reason": "stop"}]}'
     ),
+    "half a surrogate pair": said("the man \ud83d"),
+    "a key given twice": Act(body=completion("ok")[:-1] + b', "choices": []}'),
     "bytes that are no text": Act(body=b"\xff\xfe{}"),
     "broken compression": Act(body=b"no gzip", headers={"Content-Encoding": "gzip"}),
 }
@@ -119,22 +125,91 @@ def test_silence() -> None:
 
 
 def test_a_slow_drip_is_cut_by_the_clock() -> None:
-    with FaultServer(Act(drip_s=0.001), said("ok")) as server:
-        # Every reading of the clock is a second later: the drip never pauses for long.
-        found = one(client(server, clock=FakeClock(step_s=1.0), total_timeout_s=3.0, attempts=1))
-    assert found == Failure("no whole reply within 3 s (tried 1 times)", "api")
+    """Body, headers, or one `100 Continue` after the other: no silence is ever long."""
+    for act in (Act(drip_s=0.001), Act(drip_s=0.001, drip_head=True), Act(continues=True)):
+        with FaultServer(act, said("ok")) as server:
+            # Every reading of the clock is a second later.
+            clock = FakeClock(step_s=1.0)
+            found = one(client(server, clock=clock, total_timeout_s=20.0, attempts=1))
+        reason = f"no whole reply of {server.url} within 20 s (tried 1 times)"
+        assert found == Failure(reason, "api")
 
 
-def test_nobody_listens() -> None:
+def test_field_e9_a_dead_endpoint_is_told_with_its_address() -> None:
     with FaultServer(said("ok")) as server:
         url = server.url
     found = one(client(url, attempts=2))
-    assert found == Failure("no connection: ConnectError (tried 2 times)", "api")
+    assert found == Failure(f"no connection to {url}: ConnectError (tried 2 times)", "api")
 
 
 def test_a_reply_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groundling.models.api.client.MOST_BYTES", 1000)
+    monkeypatch.setattr("groundling.models.api.transport.MOST_BYTES", 1000)
     with FaultServer(said("x" * 2000)) as server:
         found = one(client(server, attempts=1))
     assert isinstance(found, Failure)
     assert "a reply of more than" in found.reason
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_compressed_reply_is_read_though_none_was_asked_for(encoding: str) -> None:
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    act = Act(body=pack(completion("a man")), headers={"Content-Encoding": encoding})
+    with FaultServer(act) as server:
+        assert one(client(server)) == [Choice("a man")]
+    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip;q=1"])
+def test_other_encodings_are_not_undone(encoding: str) -> None:
+    act = Act(body=gzip.compress(b"0" * 10), headers={"Content-Encoding": encoding})
+    with FaultServer(act) as server:
+        found = one(client(server, attempts=1))
+    assert found == Failure("a reply in an encoding that was not asked for (tried 1 times)", "api")
+
+
+def test_a_small_reply_that_unpacks_to_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundling.models.api.transport.MOST_BYTES", 10_000)
+    bomb = Act(body=gzip.compress(b"0" * 10**7), headers={"Content-Encoding": "gzip"})
+    with FaultServer(bomb) as server:
+        found = one(client(server, attempts=1))
+    assert isinstance(found, Failure)
+    assert "a reply of more than" in found.reason
+
+
+def test_a_server_that_never_says_anything_is_given_up_by_its_tries() -> None:
+    with FaultServer(said("ok")) as server:
+        url = server.url
+    with pytest.raises(InputError, match=r"no answer to 5 tries.*no connection to http"):
+        one(client(url, attempts=6, give_up_after=5))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        f'{{"prompt_tokens": {10**400}}}',
+        '{"prompt_tokens": -1}',
+        '{"prompt_tokens": null}',
+        '{"prompt_tokens": 1.5}',
+        '{"prompt_tokens": 1, "completion_tokens": 1e999}',
+        "[]",
+    ],
+)
+def test_a_count_of_tokens_that_cannot_be_is_not_known(usage: str) -> None:
+    body = completion("a man", usage=None)[:-1] + f', "usage": {usage}}}'.encode()
+    with FaultServer(Act(body=body)) as server:
+        book = Ledger()
+        assert one(client(server, ledger=book)) == [Choice("a man")]
+    assert book.now.calls == 1
+    assert book.now.input_tokens < 1000, "the bound"
+
+
+@pytest.mark.parametrize("where", ["body", "content", "error"])
+def test_json_that_is_nested_deeply(where: str) -> None:
+    deep = b"[" * 900 + b"]" * 900 if where != "body" else b"[" * 100_000
+    bodies = {
+        "body": deep,
+        "content": b'{"choices": [{"message": {"content": ' + deep + b"}}]}",
+        "error": b'{"error": ' + deep + b"}",
+    }
+    with FaultServer(Act(body=bodies[where]), refused(400, "no")) as server:
+        assert isinstance(one(client(server, attempts=2)), Failure)

@@ -91,7 +91,7 @@ def test_load_adapter_and_from_parts_bring_the_weights_back(writer, tmp_path):
 def test_an_adapter_of_another_rank_is_refused(writer, tmp_path):
     other = LocalWriter.from_parts(tiny.model(), tiny.processor(), adapter=Adapter(2, 8))
     other.save_adapter(tmp_path)
-    with pytest.raises(InputError, match=r"rank 2, alpha 8; wanted 4, 8"):
+    with pytest.raises(InputError, match=r"rank 2, alpha 8; wanted rank 4, alpha 8"):
         writer.load_adapter(tmp_path)
 
 

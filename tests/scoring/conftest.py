@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unpacking import unpack
 
+from groundling.cli import score as command
 from groundling.data.gmner import Split, read_gmner
+from groundling.errors import GroundlingError
 from groundling.records import Box, Entity, Post
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -56,3 +64,36 @@ def parade() -> Post:
             Entity("Ann", "PER", 4, 5, boxes),
         ),
     )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `groundling score` did: exit code and the two streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def score(capsys: pytest.CaptureFixture[str]) -> Callable[..., Scored]:
+    """Run `groundling score …` in this process; errors become a line and a code, as in `main`."""
+
+    def run(*words: object) -> Scored:
+        parser = argparse.ArgumentParser(prog="groundling")
+        command.add_parser(parser.add_subparsers(required=True))
+        capsys.readouterr()
+        try:
+            args = parser.parse_args(["score", *map(str, words)])
+            code = args.func(args)
+        except GroundlingError as fault:
+            print(f"groundling: {fault}", file=sys.stderr)
+            code = fault.exit_code
+        streams = capsys.readouterr()
+        return Scored(code, streams.out, streams.err)
+
+    return run

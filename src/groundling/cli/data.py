@@ -122,7 +122,14 @@ def _stats(args: argparse.Namespace) -> int:
 
     form = chosen_format(args.format, args.src)
     scheme = chosen_scheme(args.scheme, form)
-    splits = read_splits(args.src, form, args.images, skip_bad=args.skip_bad, scheme=scheme)
+    splits = read_splits(
+        args.src,
+        form,
+        args.images,
+        skip_bad=args.skip_bad,
+        scheme=scheme,
+        boxes=args.boxes,
+    )
     stats = [(split.name, split_stats(split, scheme)) for split in splits]
     for split in splits:
         _warn_of_skipped(split.skipped)
@@ -137,7 +144,7 @@ def _check(args: argparse.Namespace) -> int:
     from groundling.data.check import check_data
 
     form = chosen_format(args.format, args.src)
-    problems = check_data(args.src, form, args.images, chosen_scheme(args.scheme, form))
+    problems = check_data(args.src, form, args.images, chosen_scheme(args.scheme, form), args.boxes)
     if args.json:
         found = [problem.as_json() for problem in problems]
         print(json.dumps({"problems": found}, indent=2))
@@ -159,6 +166,7 @@ def _convert(args: argparse.Namespace) -> int:
         images=args.images,
         skip_bad=args.skip_bad,
         scheme=chosen_scheme(args.scheme, form),
+        boxes=args.boxes,
     )
     for done in convert(job):
         _warn_of_skipped(done.split.skipped)
@@ -173,6 +181,11 @@ def _convert(args: argparse.Namespace) -> int:
         if done.boxless:
             print(f"{name}: {done.boxless} boxes have no place in {args.target}", file=sys.stderr)
         print(f"{name}: {len(done.split.posts)} posts in {done.path}")
+        if args.boxes == "stored":
+            print(
+                f"{name}: boxes are upright now (those of {done.split.turned} posts were turned): "
+                "read the result without --boxes"
+            )
     return 0
 
 

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundling.cli.sources import SOURCE, add_format, add_scheme, chosen_format, chosen_scheme
+from groundling.cli.sources import (
+    SOURCE,
+    add_format,
+    add_images,
+    add_scheme,
+    chosen_format,
+    chosen_scheme,
+)
 
 if TYPE_CHECKING:
     from groundling.data.problems import Problem
@@ -62,6 +69,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     add_format(parser, "--posts")
     add_scheme(parser)
+    add_images(parser)
     parser.add_argument(
         "--split", default="test", metavar="NAME", help="split of --posts (default: test)"
     )
@@ -88,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     form = chosen_format(args.format, args.posts)
     scheme = chosen_scheme(args.scheme, form)
     only = () if args.posts.is_file() else (args.split,)
-    gold = read_splits(args.posts, form, only=only, scheme=scheme)[0]
+    gold = read_splits(args.posts, form, args.images, only=only, scheme=scheme, boxes=args.boxes)[0]
     how = Reading(args.source, scheme, args.column, args.perfect_boxes, args.keep_unknown_types)
     found: list[Problem] = []
     said = read_system(args.pred, gold, how, found.append)

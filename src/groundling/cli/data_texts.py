@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from groundling.cli.sources import (
     SOURCE,
     add_format,
+    add_images,
     add_scheme,
     add_source,
     chosen_format,
@@ -60,6 +61,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(split)
+    add_images(split)
     split.add_argument("out", metavar="OUT", type=Path, help="the folder to write to")
     split.add_argument(
         "--held-out", type=float, required=True, metavar="SHARE", help="how much, from 0 to 1"
@@ -109,7 +111,9 @@ def _split(args: argparse.Namespace) -> int:
 
     form = chosen_format(args.format, args.src)
     scheme = chosen_scheme(args.scheme, form)
-    splits = read_splits(args.src, form, only=args.split, scheme=scheme)
+    splits = read_splits(
+        args.src, form, args.images, only=args.split, scheme=scheme, boxes=args.boxes
+    )
     posts = [post for split in splits for post in split.posts]
     honest = honest_split(posts, args.held_out, args.seed, args.by)
     for name, part in (("train", honest.train), ("dev", honest.held_out)):

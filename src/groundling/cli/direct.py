@@ -18,7 +18,6 @@ from groundling.cli.endpoint import (
 
 if TYPE_CHECKING:
     from groundling.direct import Answered
-    from groundling.models.api.settings import EndpointConfig
 
 _EXAMPLES = """\
 The model is asked for the box of each entity with the paper's prompt (ISR A.3, Table 1). What it
@@ -36,18 +35,6 @@ examples:
 
 keys for --set:
 """
-
-_DECIDING = (
-    "model",
-    "convention",
-    "answer",
-    "temperature",
-    "max_tokens",
-    "max_pixels",
-    "multiple",
-    "picture_format",
-)
-"""Keys that decide what an answer is; where one differs, predictions do not belong together."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -78,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 posts,
                 endpoint.direct_grounder(),
                 args.out,
-                _maker(config),
+                config.deciding(),
                 limit=args.limit,
                 progress=progress,
             )
@@ -89,11 +76,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*_told(args.out, done), cost]))
     return int(bool(done.failed_posts))
-
-
-def _maker(config: EndpointConfig) -> dict[str, object]:
-    values = config.model_dump(mode="json")
-    return {key: values[key] for key in _DECIDING}
 
 
 def _told(out: Path, done: Answered) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundling.cli.sources import add_boxes
 from groundling.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, help="default: by what SRC is")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
+    add_boxes(parser)
     parser.add_argument(
         "--split", default=split, metavar="NAME", help="split of a folder (default: %(default)s)"
     )
@@ -152,7 +154,6 @@ def open_endpoint(args: argparse.Namespace, config: EndpointConfig) -> Endpoint:
 def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
     """The posts of the split, with their pictures. Raises DataError or InputError."""
     from groundling.data.formats import guess_format, read_splits
-    from groundling.data.jsonl import read_posts
     from groundling.errors import DataError
 
     src: Path = args.src
@@ -161,10 +162,10 @@ def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
     if src.is_file():
         if args.format == "twitter-gmner":
             raise DataError(src, "a file; twitter-gmner is a folder with txt/ and xml/")
-        posts = read_posts(src, args.images).posts
+        posts = read_splits(src, "jsonl", args.images, boxes=args.boxes)[0].posts
     else:
         form = args.format or guess_format(src)
-        posts = read_splits(src, form, args.images, only=[args.split])[0].posts
+        posts = read_splits(src, form, args.images, only=[args.split], boxes=args.boxes)[0].posts
     missing = sum(post.image is None for post in posts)
     if posts and missing == len(posts):
         raise DataError(args.images or src, "no picture of any post found; name their folder")

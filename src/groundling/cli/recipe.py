@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from groundling.settings import Section, load_config, read_overrides
+from groundling.config import DirectConfig, IsrConfig
+from groundling.config_gmner import RefinegConfig, TaggingConfig
+from groundling.settings import load_config, read_overrides
 
-C = TypeVar("C", bound=Section)
+C = TypeVar("C", IsrConfig, DirectConfig, RefinegConfig, TaggingConfig)
 T = TypeVar("T")
 
 STOPPED = 130
@@ -49,15 +51,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_retry_option(parser)
 
 
-def configured(args: argparse.Namespace, kind: type[C]) -> tuple[C, Path]:
+def configured(args: argparse.Namespace, kind: type[C], until: str = "ground") -> tuple[C, Path]:
     """The configuration and the run directory that `add_run_options` speaks of.
 
-    Raises ConfigError for what the configuration cannot be.
+    Raises ConfigError for what the configuration cannot be, InputError for what it names and is
+    not here: before heavy imports.
     """
+    from groundling.inputs import check_inputs
+
     overrides = read_overrides(args.set)
     if args.seed is not None:
         overrides = {**overrides, "seed": args.seed}
     config = load_config(kind, Path(args.config), overrides)
+    check_inputs(config, until)
     seed = dict(config)["seed"]
     return config, Path(args.out or f"runs/{Path(args.config).stem}-seed{seed}")
 

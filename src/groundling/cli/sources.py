@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundling.records import BOX_FRAMES
+
 if TYPE_CHECKING:
     from groundling.data.formats import Format
     from groundling.records import Scheme
@@ -42,13 +44,25 @@ def add_scheme(parser: argparse.ArgumentParser) -> None:
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
-    """--images."""
+    """--images and --boxes."""
     parser.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
         help="pictures ID.jpg, .jpeg or .png, in DIR or in twitter2015_images or "
         "twitter2017_images below it",
+    )
+    add_boxes(parser)
+
+
+def add_boxes(parser: argparse.ArgumentParser) -> None:
+    """--boxes."""
+    parser.add_argument(
+        "--boxes",
+        choices=BOX_FRAMES,
+        default="upright",
+        help="what boxes are drawn on: images as viewers show them, or their stored pixels, before "
+        "EXIF turns them; these are turned upright (default: upright)",
     )
 
 

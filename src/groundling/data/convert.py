@@ -13,7 +13,7 @@ from groundling.data.gmner import Split, split_path, write_gmner_split
 from groundling.data.jsonl import write_posts
 from groundling.errors import InputError
 from groundling.images import load_image
-from groundling.records import Post, Scheme
+from groundling.records import BoxFrame, Post, Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Conversion:
 
     `splits` chooses splits (all, where empty); for a single file it is the name to give.
     `skip_bad` leaves posts with faults out. `images` is where to look for the pictures. `scheme`
-    has the types of both sides (None: the usual one of the source).
+    has the types of both sides (None: the usual one of the source). `boxes` says what the source's
+    boxes are drawn on; written boxes are always upright.
     """
 
     src: Path
@@ -33,6 +34,7 @@ class Conversion:
     images: Path | None = None
     skip_bad: bool = False
     scheme: Scheme | None = None
+    boxes: BoxFrame = "upright"
 
     @property
     def types(self) -> Scheme:
@@ -83,6 +85,7 @@ def _read(job: Conversion) -> Sequence[Split]:
         only=() if naming else job.splits,
         skip_bad=job.skip_bad,
         scheme=job.types,
+        boxes=job.boxes,
     )
     return [replace(splits[0], name=job.splits[0])] if naming else splits
 

@@ -8,10 +8,11 @@ from typing import Literal, get_args
 
 from groundling.data.ccks import TEXTS, ccks_files, read_ccks
 from groundling.data.columns import ENDINGS, column_files, read_columns
+from groundling.data.frames import turn_upright
 from groundling.data.gmner import Split, available_splits, in_usual_order, read_gmner, split_path
 from groundling.data.jsonl import read_posts
 from groundling.errors import DataError
-from groundling.records import CCKS, TWITTER, Scheme
+from groundling.records import CCKS, TWITTER, BoxFrame, Scheme
 
 Format = Literal["twitter-gmner", "jsonl", "ccks", "conll"]
 """`twitter-gmner`: a folder with txt/ and xml/. `jsonl`: a file, or a folder of SPLIT.jsonl.
@@ -74,12 +75,14 @@ def read_splits(
     skip_bad: bool = False,
     scheme: Scheme | None = None,
     apart: bool = False,
+    boxes: BoxFrame = "upright",
 ) -> tuple[Split, ...]:
     """Read the splits of `src`, all of them or those named in `only`.
 
     Types are those of `scheme` (None: of `usual_scheme`). `apart` reads each entry of a `ccks`
-    file as an entity (see there). Raises what the readers raise, and DataError for a split that is
-    not there.
+    file as an entity (see there). Boxes that are drawn on `stored` pixels are turned upright
+    (`frames.turn_upright`). Raises what the readers raise, and DataError for a split that is not
+    there.
     """
     files = split_files(src, form)
     for name in only:
@@ -96,4 +99,7 @@ def read_splits(
             return read_ccks(path, images, skip_bad=skip_bad, scheme=kinds, apart=apart)
         return read_columns(path, name, images, skip_bad=skip_bad, scheme=kinds)
 
-    return tuple(read(name, path) for name, path in files.items() if not only or name in only)
+    splits = [read(name, path) for name, path in files.items() if not only or name in only]
+    if boxes == "stored":
+        splits = [turn_upright(src, split, skip_bad=skip_bad) for split in splits]
+    return tuple(splits)

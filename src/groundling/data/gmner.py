@@ -40,7 +40,8 @@ class Split:
     a model. `without_xml` counts posts without XML (None in formats that have none),
     `missing_images` lists posts whose picture was looked for in vain, and `skipped` says why
     posts were left out, where that was asked for. `source_texts` holds, by post id, the running
-    text that tokens were made from, in formats that have one.
+    text that tokens were made from, in formats that have one. `turned` counts posts whose boxes
+    were drawn on stored pixels and turned upright (`frames.turn_upright`).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Split:
     missing_images: tuple[str, ...] = ()
     skipped: tuple[Problem, ...] = ()
     source_texts: Mapping[str, str] = field(default_factory=dict)
+    turned: int = 0
 
 
 @dataclass(frozen=True, slots=True)

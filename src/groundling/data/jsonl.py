@@ -4,7 +4,7 @@
                   "boxes": [[x1, y1, x2, y2], …]}]}
     predictions  {"id", "entities": [{"name", "type", "start"?, "end"?, "expression"?,
                   "box": [x1, y1, x2, y2] | null, "score"?}]}
-                 or {"id", "error": {"reason", "stage"}}
+                 or {"id", "error": {"reason", "stage", "kind"?}}
 
 Boxes are pixels of the original image. `text` instead of `tokens` is split at white space
 (`str.split`); `start` and `end` count those tokens, end exclusive. A `box` of null says "not in
@@ -184,6 +184,16 @@ class _PredictedEntity(Open):
     expression: str | None = None
     score: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_gold(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "boxes" in given and "box" not in given:
+            raise ValueError(
+                "has 'boxes' and no 'box': gold, not a prediction; `groundling score --pred-boxes "
+                "largest` scores one annotator's posts against another's"
+            )
+        return given
+
     @model_validator(mode="after")
     def _span_is_one(self) -> _PredictedEntity:
         if (self.start is None) != (self.end is None):
@@ -196,6 +206,7 @@ class _PredictedEntity(Open):
 class _Error(Open):
     reason: str
     stage: str
+    kind: str = ""
 
 
 class _PredictionLine(Open):
@@ -223,7 +234,7 @@ def read_predictions(
     posts = []
     for number, line in read_json_lines(source, _PredictionLine, refuse, parse_type):
         _seen_before(source, line.id, number, first_line, refuse)
-        failure = None if line.error is None else Failure(line.error.reason, line.error.stage)
+        failure = None if line.error is None else Failure(**line.error.model_dump())
         posts.append(PostPrediction(line.id, tuple(map(_prediction, line.entities or ())), failure))
     return tuple(posts)
 

@@ -243,9 +243,14 @@ class Question(Generic[T]):
 
 
 class Assistant(Protocol):
-    """A frozen multimodal LLM that is asked questions; `name` is the model's."""
+    """A frozen multimodal LLM that is asked questions; `name` is the model's.
+
+    `manner` is all that decides its answers beside the questions, in words: the model, how it
+    draws, how pictures are sent. Answers of one manner are kept apart from those of another.
+    """
 
     name: str
+    manner: str
 
     def ask(
         self, questions: Sequence[Question[T]], tries: int = 2

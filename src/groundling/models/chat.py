@@ -108,7 +108,7 @@ class Chat:
         self._processor = processor
         start = adapter or Adapter()
         if isinstance(start, Path):
-            self.model = lora.attach(model, *lora.settings_of(start), seed=0)
+            self.model = lora.attach_stored(model, start)
             lora.load(self.model, start)
         else:
             targets = self.family.lora_targets(model, start.targets)

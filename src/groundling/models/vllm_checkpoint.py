@@ -20,6 +20,7 @@ from groundling.models.families import Family, family_of
 from groundling.models.families.base import RotaryFamily
 from groundling.models.quiet import quiet_library
 from groundling.models.qwen2vl import PictureRules, runs_by_hand
+from groundling.models.stored_adapter import settings_of
 from groundling.models.wording import Wording
 from groundling.prompts import ask_for_expression, entity_phrase
 from groundling.records import Failure, Query
@@ -70,12 +71,18 @@ class VllmCheckpoint:
     def check_adapter(self, folder: Path) -> int:
         """The rank of the adapter in `folder`; raises InputError for one that does not fit.
 
-        vLLM itself takes an adapter of other layers or another width without a word.
+        vLLM itself takes an adapter of other layers or another width without a word, and one whose
+        layers have ranks or alphas of their own at the wrong scale.
         """
-        stored = lora.settings_of(folder)
+        stored = settings_of(folder)
+        if stored.patterns:
+            raise InputError(
+                f"{folder}: adapter with {' and '.join(stored.patterns)}: vLLM does not know them; "
+                "sample with the writer itself"
+            )
         with torch.device("meta"):  # shapes alone: a second or two even for large models
             model = AutoModelForImageTextToText.from_config(self._config)
-            model = lora.attach(model, *stored, seed=0)
+            model = lora.attach_stored(model, folder)
         lora.read(model, folder)
         return stored.rank
 

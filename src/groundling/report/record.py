@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from groundling.data.frames import turn_those_with_images
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions
 from groundling.errors import GroundlingError, RunError
@@ -162,7 +163,10 @@ def _gold(path: Path, config: Mapping[str, Any]) -> tuple[Gold | None, str]:
     try:
         if data.get("gmner"):
             release = data["gmner"]
-            posts = read_gmner(release["source"], "test", release["images"]).posts
+            test = read_gmner(release["source"], "test", release["images"])
+            if release.get("boxes") == "stored":
+                test = turn_those_with_images(Path(release["source"]), test)
+            posts = test.posts
             return Gold(posts), ""
         world = path / WORLD
         posts = read_gmner(world, "test", world / "images").posts

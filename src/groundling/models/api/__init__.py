@@ -3,7 +3,9 @@
     settings   what the user says of the endpoint
     pictures   a picture file → a data URI, the same bytes every time
     wire       requests and replies as JSON: what is sent to which server, what counts as an answer
-    client     HTTP: time limits, tries, several calls at once (the only module that knows httpx)
+    secret     the key: sent in one header, hidden from all that is shown or kept
+    transport  HTTP within limits of time and size (the only module that knows httpx)
+    client     tries, several calls at once, what stops a run
     backoff    which wait comes before the next try
     crowd      a bounded number of threads
     cache      answers on disk, by the digest of what was asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -28,6 +29,7 @@ class ApiAssistant:
     def __init__(self, client: ApiClient, pictures: PictureEncoder) -> None:
         self._client, self._pictures = client, pictures
         self.name = client.config.model
+        self.manner = json.dumps(client.config.deciding(), sort_keys=True)
 
     def ask(
         self, questions: Sequence[Question[T]], tries: int = 2

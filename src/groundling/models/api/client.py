@@ -2,20 +2,16 @@
 
 What one query meets is a `Failure` in its place. What every query would meet (a refused key, an
 unknown model, an account without credit, an endpoint that answers nobody) stops the run with an
-InputError. The key is read from the environment, goes into one header, and nowhere else.
+InputError. What is shown or written is cleared of the key, never what is read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import httpx
 
 from groundling.errors import ImageError, InputError
 from groundling.models.adapters import adapter_name
@@ -23,7 +19,9 @@ from groundling.models.api.backoff import Backoff, Clock, retry_after_s
 from groundling.models.api.cache import AnswerCache
 from groundling.models.api.crowd import in_threads
 from groundling.models.api.ledger import Ledger
-from groundling.models.api.settings import EndpointConfig, is_loopback
+from groundling.models.api.secret import read_secret
+from groundling.models.api.settings import EndpointConfig
+from groundling.models.api.transport import Arrived, LostError, Transport
 from groundling.models.api.wire import (
     BadReplyError,
     Chat,
@@ -35,12 +33,9 @@ from groundling.models.api.wire import (
     draw_seed,
     read_reply,
     request_body,
-    server_words,
+    words_of,
 )
 from groundling.records import Failure
-
-MOST_BYTES = 32 * 2**20
-"""Largest reply that is read."""
 
 Answers = list[Choice | Failure]
 """The K samples of one chat, each an answer or a failure."""
@@ -50,7 +45,7 @@ Answers = list[Choice | Failure]
 class _Setback:
     """A try that brought nothing: why, whether another may, and whether it may have been charged.
 
-    `everyone` where each other call would meet the same.
+    `everyone` where each other call would meet the same, `mute` where the server said nothing.
     """
 
     reason: str
@@ -59,10 +54,7 @@ class _Setback:
     usage: Usage | None = None
     told_s: float | None = None
     everyone: bool = False
-
-
-class _TooLongError(Exception):
-    """A reply that goes on beyond its limit of time or size."""
+    mute: bool = False
 
 
 class ApiClient:
@@ -84,23 +76,11 @@ class ApiClient:
         self._cache = cache
         self._clock = clock or Clock()
         self._backoff = Backoff(config.backoff_s, config.longest_backoff_s, seed)
-        self._key = _read_key(config)
+        self._secret = read_secret(config)
+        self._http = Transport(config, self._secret.value, self._clock.monotonic)
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
-        headers = {"Content-Type": "application/json", "User-Agent": "groundling"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        self._http = httpx.Client(
-            headers=headers,
-            timeout=httpx.Timeout(
-                config.read_timeout_s, connect=config.connect_timeout_s, pool=None
-            ),
-            limits=httpx.Limits(
-                max_connections=config.concurrency, max_keepalive_connections=config.concurrency
-            ),
-            follow_redirects=False,
-            trust_env=not is_loopback(config.endpoint),  # a proxy cannot reach this machine
-        )
+        self._mute_tries: int | None = 0  # None once the server has said anything
 
     def __repr__(self) -> str:
         return f"ApiClient({self.config.endpoint!r}, model={self.model!r})"
@@ -137,15 +117,14 @@ class ApiClient:
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
         url = f"{self.config.endpoint}/load_lora_adapter"
         try:
-            answer = self._http.post(url, json=body)
-        except httpx.HTTPError as fault:
-            raise InputError(f"{url}: no answer ({type(fault).__name__}); start vLLM") from fault
-        there = answer.status_code == 400 and "already" in answer.text
-        if answer.status_code != 200 and not there:
-            told = self._told(answer.status_code, self._clean(answer.content))
+            answer = self._http.post("load_lora_adapter", json.dumps(body).encode())
+        except LostError as fault:
+            raise InputError(self._secret.hide(f"{url}: no answer ({fault}); start vLLM")) from None
+        there = answer.status == 400 and b"already" in answer.data
+        if answer.status != 200 and not there:
             raise InputError(
-                f"{url}: {told}; wanted a vLLM server with --enable-lora and "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+                f"{self._secret.hide(url)}: {self._told(answer)}; wanted a vLLM server with "
+                "--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             )
         self.model = name
         return name
@@ -167,16 +146,25 @@ class ApiClient:
             if isinstance(reply, Failure):
                 return reply
             for place, said in zip(missing, reply.choices, strict=False):
-                found[place] = choice = chat.checked(said)
+                found[place] = choice = self._checked(said, chat)
                 if self._cache is not None and isinstance(choice, Choice):
                     self._cache.store(keys[place], choice)
             missing = missing[len(reply.choices) :]
         return [choice for choice in found if choice is not None]
 
+    def _checked(self, choice: Choice | Failure, chat: Chat) -> Choice | Failure:
+        """The choice, or what is wrong with it, in words that do not hold the key."""
+        if isinstance(choice, Choice) and self._secret.is_in(choice.text):
+            return Failure("repeats the key that the server was sent", "answer")
+        checked = chat.checked(choice)
+        if isinstance(checked, Failure):
+            return replace(checked, reason=self._secret.hide(checked.reason))
+        return checked
+
     def _find(self, key: str, chat: Chat) -> Choice | None:
         """The stored answer, if it is one to this question."""
         choice = None if self._cache is None else self._cache.find(key)
-        if choice is None or isinstance(chat.checked(choice), Failure):
+        if choice is None or isinstance(self._checked(choice, chat), Failure):
             return None
         with self._lock:
             self.cache_hits += 1
@@ -191,7 +179,7 @@ class ApiClient:
             if not isinstance(outcome, _Setback):
                 return outcome
             if outcome.everyone:
-                raise InputError(f"{self.config.endpoint}: {outcome.reason}")
+                raise InputError(self._secret.hide(f"{self.config.endpoint}: {outcome.reason}"))
             told = outcome.told_s
             if told is not None and told > self.config.longest_wait_s:
                 return self._failed(f"{outcome.reason} (asks for a wait of {told:.0f} s)")
@@ -204,7 +192,8 @@ class ApiClient:
 
     def _paid(self, body: bytes, chat: Chat, n: int) -> Reply | _Setback | Failure:
         """One try, entered in the ledger before and after."""
-        reservation = self.ledger.reserve(Usage(chat.input_tokens, chat.max_tokens * n))
+        unknown = 0 if self.config.picture_tokens else chat.picture_tokens
+        reservation = self.ledger.reserve(Usage(chat.input_tokens, chat.max_tokens * n), unknown)
         if reservation is None:
             return Failure("the budget is used up; run again with a larger one", "budget")
         try:
@@ -214,102 +203,77 @@ class ApiClient:
             raise
         charged = isinstance(outcome, Reply) or outcome.charged
         self.ledger.settle(reservation, outcome.usage, charged=charged)
+        self._listen(outcome)
         if isinstance(outcome, Reply):
             with self._lock:
                 self._failed_in_a_row = 0
         return outcome
 
+    def _listen(self, outcome: Reply | _Setback) -> None:
+        """Raise InputError where a server that never said anything was tried often enough.
+
+        A call alone would wait for hours: each of its tries for as long as a silence may last.
+        """
+        with self._lock:
+            if isinstance(outcome, Reply) or not outcome.mute:
+                self._mute_tries = None
+            if self._mute_tries is None or isinstance(outcome, Reply):
+                return
+            self._mute_tries += 1
+            count = self._mute_tries
+        if count >= self.config.give_up_after:
+            raise InputError(
+                self._secret.hide(
+                    f"{self.config.endpoint}: no answer to {count} tries, the last with: "
+                    f"{outcome.reason}; see to the endpoint and run again"
+                )
+            )
+
     def _failed(self, reason: str, stage: str = "api") -> Failure:
         """Why a call brought nothing: of stage `api` if that may pass, `answer` if it is final."""
+        reason = self._secret.hide(reason)
         with self._lock:
             self._failed_in_a_row += 1
             count = self._failed_in_a_row
         if count >= self.config.give_up_after:
+            where = self._secret.hide(self.config.endpoint)
             raise InputError(
-                f"{self.config.endpoint}: {count} calls in a row failed, the last with: {reason}; "
-                "see to the endpoint and run again"
+                f"{where}: {count} calls in a row failed, the last with: {reason}; see to the "
+                "endpoint and run again"
             )
         return Failure(reason, stage)
 
     def _try(self, body: bytes, chat: Chat, n: int) -> Reply | _Setback:
-        url = f"{self.config.endpoint}/chat/completions"
-        start_s = self._clock.monotonic()
         try:
-            with self._http.stream("POST", url, content=body) as response:
-                data = self._read(response, start_s)
-                status, told = response.status_code, response.headers.get("Retry-After")
-        except (httpx.ConnectTimeout, httpx.ConnectError) as fault:
-            return _Setback(f"no connection: {type(fault).__name__}", again=True)
-        except (httpx.WriteError, httpx.WriteTimeout):
-            return _Setback("the connection broke while asking", again=True)
-        except httpx.TimeoutException:
-            limit = self.config.read_timeout_s
-            return _Setback(f"silent for {limit:g} s", again=True, charged=True)
-        except _TooLongError as fault:
-            return _Setback(str(fault), again=True, charged=True)
-        except httpx.RequestError as fault:
-            reason = f"the connection broke: {type(fault).__name__}"
-            return _Setback(reason, again=True, charged=True)
-        if status != 200:
-            return self._refused(status, data, told)
+            arrived = self._http.post("chat/completions", body)
+        except LostError as fault:
+            return _Setback(str(fault), again=True, charged=fault.charged, mute=fault.mute)
+        if arrived.status != 200:
+            return self._refused(arrived)
         try:
-            return read_reply(data, chat, n, self.config.server)
+            return read_reply(arrived.data, chat, n, self.config.server, self._secret.hide)
         except BadReplyError as fault:
             return _Setback(str(fault), again=True, charged=True, usage=fault.usage)
 
-    def _read(self, response: httpx.Response, start_s: float) -> bytes:
-        """The body, within the limits of time and size; should it hold the key, without it."""
-        most_s = self.config.total_timeout_s
-        chunks, size = [], 0
-        for chunk in response.iter_bytes():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MOST_BYTES:
-                raise _TooLongError(f"a reply of more than {MOST_BYTES // 2**20} MiB")
-            if self._clock.monotonic() - start_s > most_s:
-                raise _TooLongError(f"no whole reply within {most_s:g} s")
-        return self._clean(b"".join(chunks))
-
-    def _refused(self, status: int, data: bytes, told: str | None) -> _Setback:
+    def _refused(self, arrived: Arrived) -> _Setback:
         """What a status other than 200 means."""
+        status = arrived.status
         if status in (401, 403):
             variable = self.config.api_key_env or "no variable"
-            given = "was refused" if self._key is not None else "is needed and none is set"
+            given = "was refused" if self._secret.value is not None else "is needed and none is set"
             # The server's own words are left out: some repeat a part of the key.
             return _Setback(f"HTTP {status}: a key {given} (from {variable})", everyone=True)
-        reason = self._told(status, data)
+        reason = self._told(arrived)
         if status == 404:
             hint = f"is {self.model!r} its model, and does the URL end in its version (/v1)?"
             return _Setback(f"{reason}; {hint}", everyone=True)
-        if status == 429 and b"insufficient_quota" in data:
+        if status == 429 and b"insufficient_quota" in arrived.data:
             return _Setback(f"{reason}; the account has no credit left", everyone=True)
         if status in (408, 429) or status >= 500:
-            return _Setback(reason, again=True, told_s=retry_after_s(told, self._clock.wall()))
+            told_s = retry_after_s(arrived.retry_after, self._clock.wall())
+            return _Setback(reason, again=True, told_s=told_s)
         return _Setback(reason)
 
-    def _told(self, status: int, data: bytes) -> str:
-        try:
-            parsed: Any = json.loads(data)
-        except (ValueError, RecursionError):
-            parsed = data.decode("utf-8", "replace")
-        words = server_words(parsed)
-        return f"HTTP {status}: {words}" if words else f"HTTP {status}"
-
-    def _clean(self, data: bytes) -> bytes:
-        return data if self._key is None else data.replace(self._key.encode(), b"[key]")
-
-
-def _read_key(config: EndpointConfig) -> str | None:
-    """The key in the environment. Raises InputError for one that would travel in the clear."""
-    variable = config.api_key_env
-    key = os.environ.get(variable, "").strip() if variable else ""
-    if not key:
-        return None
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(f"{variable}: not a key; wanted printable ASCII without spaces")
-    if config.endpoint.startswith("http://") and not is_loopback(config.endpoint):
-        raise InputError(
-            f"{config.endpoint}: would get the key in {variable} unencrypted; use https, or set "
-            "api_key_env to null (--api-key-env '') where no key is wanted"
-        )
-    return key
+    def _told(self, arrived: Arrived) -> str:
+        words = words_of(arrived.data, self._secret.hide)
+        return f"HTTP {arrived.status}: {words}" if words else f"HTTP {arrived.status}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from groundling.config_gmner import FREE_KEYS
 from groundling.models.box_text import BoxForm
 from groundling.models.coordinates import ConventionName
 from groundling.settings import Section
@@ -69,9 +70,17 @@ class EndpointConfig(Section):
     price_output: NonNegative | None = None
     """Price of a million answer tokens, in US dollars."""
     budget: NonNegative | None = None
-    """Most that may be spent in all, runs before this one included, in US dollars."""
+    """Most that may be spent in all, in US dollars: by all stages of a run together, and by runs
+    before this one."""
     picture_tokens: Count | None = None
     """Most prompt tokens of one picture, for the budget; null takes a token per 14 × 14 pixels."""
+
+    def deciding(self) -> dict[str, Any]:
+        """All that decides what an answer says: where one of these differs, answers differ.
+
+        A new key counts as one of these until `FREE_KEYS` names it.
+        """
+        return self.model_dump(mode="json", exclude=set(FREE_KEYS))
 
     @field_validator("endpoint")
     @classmethod

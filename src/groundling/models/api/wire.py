@@ -20,9 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from groundling.models.api.settings import Server
 from groundling.prompts import Message
 from groundling.records import Failure
+from groundling.strict_json import parse_json
 
 STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
 """Finish reasons that mean: the answer is whole."""
+
+MOST_TOKENS = 10**8
+"""More than this no call uses; a server that says so does not know."""
 
 SHOWN = 120
 """Most characters of a server's own words in a reason."""
@@ -189,42 +193,55 @@ class _Choice(_Loose):
 
 
 class _Usage(_Loose):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: int = Field(ge=0, le=MOST_TOKENS)
+    completion_tokens: int = Field(default=0, ge=0, le=MOST_TOKENS)
 
 
 class _Reply(_Loose):
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
 
 
-def read_reply(data: bytes, chat: Chat, n: int, server: Server) -> Reply:
-    """The reply in a body, its choices in order, at most `n` of them. Raises BadReplyError."""
+def read_reply(
+    data: bytes, chat: Chat, n: int, server: Server, hide: Callable[[str], str] = str
+) -> Reply:
+    """The reply in a body, its choices in order, at most `n` of them. Raises BadReplyError.
+
+    `hide` clears the server's own words, where they become a reason, of what must not be shown.
+    """
     try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as fault:
-        raise BadReplyError("the reply is no whole JSON") from fault
+        raw = parse_json(data)
+    except ValueError as fault:
+        raise BadReplyError(f"the reply is no whole JSON: {hide(str(fault))}") from fault
     try:
         reply = _Reply.model_validate(raw)
-    except ValidationError as fault:
-        said = server_words(raw)
-        where = ".".join(str(part) for part in fault.errors()[0]["loc"])
+    except (ValidationError, RecursionError) as fault:
+        said = server_words(raw, hide)
+        place = fault.errors()[0]["loc"] if isinstance(fault, ValidationError) else ()
+        where = ".".join(str(part) for part in place)
         reason = "the reply is not a chat completion"
         raise BadReplyError(f"{reason}: {said or where or 'no object'}", _usage(raw)) from fault
     choices = sorted(reply.choices, key=lambda choice: choice.index)[:n]
-    usage = reply.usage
-    return Reply(
-        tuple(_read_choice(choice, chat, server) for choice in choices),
-        None if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens),
-    )
+    return Reply(tuple(_read_choice(choice, chat, server, hide) for choice in choices), _usage(raw))
 
 
-def server_words(raw: object) -> str:
+def words_of(body: bytes, hide: Callable[[str], str] = str) -> str:
+    """A server's own account of an error, from the body of its reply; see `server_words`."""
+    try:
+        return server_words(json.loads(body), hide)
+    except (ValueError, RecursionError):
+        return server_words(body[: 2**16].decode("utf-8", "replace"), hide)
+
+
+def server_words(raw: object, hide: Callable[[str], str] = str) -> str:
     """A server's own account of an error, in one short line; empty where it gives none."""
     found = raw.get("error", raw) if isinstance(raw, dict) else raw
     if isinstance(found, dict):
         found = next((found[key] for key in ("message", "detail") if found.get(key)), "")
-    text = " ".join(str(found).split()) if isinstance(found, str | list) else ""
+    try:
+        text = str(found) if isinstance(found, str | list) else ""
+    except RecursionError:
+        text = ""
+    text = hide(" ".join(text[: 2**16].split()))
     text = text if _is_text(text) else text.encode("utf-8", "replace").decode()
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
@@ -235,20 +252,20 @@ def _is_text(text: str) -> bool:
 
 
 def _usage(raw: object) -> Usage | None:
-    """What an otherwise unusable reply says it used."""
+    """What a reply says it used; None where it does not say, or nothing that can be."""
     try:
         usage = _Usage.model_validate(raw["usage"] if isinstance(raw, dict) else None)
-    except (ValidationError, LookupError):
+    except (ValidationError, LookupError, RecursionError):
         return None
     return Usage(usage.prompt_tokens, usage.completion_tokens)
 
 
-def _read_choice(choice: _Choice, chat: Chat, server: Server) -> Choice | Failure:
+def _read_choice(
+    choice: _Choice, chat: Chat, server: Server, hide: Callable[[str], str]
+) -> Choice | Failure:
     message, text = choice.message, (choice.message.content or "").strip()
-    if not _is_text(text):
-        return Failure("holds half a surrogate pair", "answer")
     if message.refusal:
-        return Failure(f"refused: {server_words(message.refusal)}", "answer")
+        return Failure(f"refused: {server_words(message.refusal, hide)}", "answer")
     cut = choice.finish_reason == "length"
     if cut and chat.keep_cut:
         return Choice(text)
