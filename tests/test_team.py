@@ -175,15 +175,15 @@ def test_grounders_take_the_steps_of_one(name: str, way: str, two: Path) -> None
     grounder = team_jobs.GROUNDERS[name](two)
     parameters, losses, norms = team_jobs.fit_grounder(grounder, two)
     wanted = {key: value for key, value in parameters.items() if not key.endswith("bias")}
-    way = len(losses) * team_jobs.GROUNDER_LR
+    moved = len(losses) * team_jobs.GROUNDER_LR
     for rank in (0, 1):
         found = load_file(two / f"{name}{way}-{rank}.safetensors")
         assert found["losses"].tolist() == pytest.approx(losses, rel=CLOSE)
         assert found["norms"].tolist() == pytest.approx(norms, rel=CLOSE)
-        assert far({key: found[key] for key in wanted}, wanted, way) < CLOSE
+        assert far({key: found[key] for key in wanted}, wanted, moved) < CLOSE
     if way:
         saved = type(grounder).load(two / f"{name}-shared-0").trainable()
-        assert far({key: saved[key].detach() for key in wanted}, wanted, way) < CLOSE
+        assert far({key: saved[key].detach() for key in wanted}, wanted, moved) < CLOSE
         assert not (two / f"{name}-shared-1").exists(), "the leader writes"
 
 
