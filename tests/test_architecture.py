@@ -85,6 +85,7 @@ GROUPS = {
             "learnable",
             "plan",
             "plan_page",
+            "policy_check",
             "refineg",
             "report",
             "refine",

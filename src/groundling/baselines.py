@@ -15,7 +15,7 @@ from typing import Any
 from groundling.atomic import contents
 from groundling.config import DirectConfig
 from groundling.corpus import Case, Corpus, SplitName, draw_world, read_whole_release, read_world
-from groundling.data.jsonl import write_predictions
+from groundling.data.jsonl import as_written, write_predictions
 from groundling.direct import gathered
 from groundling.evaluate import NAMES, floors
 from groundling.infer import map_batches
@@ -116,7 +116,7 @@ def grade(run: RunDir, config: DirectConfig, corpus: Corpus, name: str, quiet: b
         if shards():
             team().settle(model.module())
         model.prepare([case.query.image for split in NAMES for case in corpus.cases(split)])
-        said = {split: answer(stage, model, corpus, split, quiet) for split in NAMES}
+        said = {split: as_written(answer(stage, model, corpus, split, quiet)) for split in NAMES}
         with stage.write_folder(f"predictions/{name}") as folder:
             for split, predictions in said.items():
                 write_predictions(folder / f"{split}.jsonl", predictions)

@@ -17,7 +17,7 @@ from pathlib import Path
 from groundling.answers import Answer, answer_queries
 from groundling.config import DataConfig, GrounderConfig, IsrConfig, ToyworldData, WriterConfig
 from groundling.data.expressions_jsonl import read_expressions
-from groundling.data.json_lines import box_numbers
+from groundling.data.json_lines import answer_box, box_numbers
 from groundling.errors import GroundlingError, InputError, RunError
 from groundling.images import load_image
 from groundling.models.base import GREEDY, Grounder, Sampling, Writer
@@ -48,7 +48,7 @@ class EntityAnswer:
             "entity": self.entity,
             "type": self.type,
             "expression": self.expression,
-            "box": None if self.box is None else box_numbers(self.box),
+            "box": None if self.box is None else box_numbers(answer_box(self.box)),
             "logprob": self.logprob,
             "known": self.known,
         }

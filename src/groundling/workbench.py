@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,6 +39,7 @@ from groundling.models.registry import (
     open_sampler,
     open_writer,
 )
+from groundling.policy_check import CheckedSampler, Policy
 from groundling.progress import Progress
 from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
@@ -74,6 +77,7 @@ class Workbench:
         self._writer: Writer | None = None
         self._tuned: Grounder | None = None
         self._sampler: Sampler | None = None
+        self._told: set[str] = set()
         self._name = _name_of(config)
 
     @classmethod
@@ -212,7 +216,24 @@ class Workbench:
         if self._sampler is None:
             self._sampler = open_sampler(self.config)
         self._sampler.follow(self.run.path / f"writer/round-{round_}", scratch)
-        return self._sampler
+        config, stage = self.config, f"round-{round_ + 1}-draw"
+        dtype = config.writer.dtype if config.sampler.backend == "vllm" else "bfloat16"
+        policy = Policy(
+            self.writer_at(round_),
+            dtype,  # a server does not say its own
+            scratch,
+            self._tell_once,
+            partial(self.run.event, "sampler compared", stage),
+        )
+        return CheckedSampler(self._sampler, policy)
+
+    def _tell_once(self, text: str) -> None:
+        """Put a thing on record, and say it where a person looks on."""
+        if text not in self._told:
+            self._told.add(text)
+            self.run.event("warning", text=text)
+            if not self.quiet:
+                print(f"warning: {text}", file=sys.stderr)
 
     def writer_named(self, name: str) -> Writer:
         """The writer that an evaluation is named for: untuned, sft, round-N."""

@@ -109,8 +109,8 @@ def test_stopping_says_how_to_go_on(
     [
         (["--set", "dpo.lrr=1"], "dpo.lrr: unknown key; did you mean dpo.lr?"),
         (["--set", "lr"], "wanted KEY=VALUE"),
-        (["--seed", "-1"], "seed: got -1"),
-        (["--rounds", "-1", "--set", "samples=0"], "samples: got 0"),
+        (["--seed", "-1"], "error: --seed: got -1; wanted a whole number from 0 to"),
+        (["--rounds", "-1", "--set", "samples=0"], "error: --rounds: got -1; wanted 0 or more"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(

@@ -12,6 +12,7 @@ from groundling.cli.recipe import (
     STOPPED,
     add_recipe_options,
     add_retry_option,
+    check_numbers,
     hush_libraries,
     tell_failures,
     unless_stopped,
@@ -94,6 +95,7 @@ def run_recipe(
     from groundling.inputs import check_inputs
     from groundling.settings import load_config
 
+    check_numbers(args)
     given = {"seed": args.seed, "rounds": args.rounds}
     asked = {key: value for key, value in given.items() if value is not None}
     config = load_config(IsrConfig, recipe, {**overrides, **asked})

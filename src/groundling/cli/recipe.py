@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from groundling.config import DirectConfig, IsrConfig
 from groundling.config_gmner import RefinegConfig, TaggingConfig
+from groundling.errors import InputError
 from groundling.settings import load_config, read_overrides
 
 C = TypeVar("C", IsrConfig, DirectConfig, RefinegConfig, TaggingConfig)
@@ -59,6 +60,7 @@ def configured(args: argparse.Namespace, kind: type[C], until: str = "ground") -
     """
     from groundling.inputs import check_inputs
 
+    check_numbers(args)
     overrides = read_overrides(args.set)
     if args.seed is not None:
         overrides = {**overrides, "seed": args.seed}
@@ -66,6 +68,22 @@ def configured(args: argparse.Namespace, kind: type[C], until: str = "ground") -
     check_inputs(config, until)
     seed = dict(config)["seed"]
     return config, Path(args.out or f"runs/{Path(args.config).stem}-seed{seed}")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise InputError for --seed and --rounds that no recipe takes, by the option's own name."""
+    for name, most in (("seed", 2**31 - 1), ("rounds", None)):
+        value = getattr(args, name, None)
+        if value is not None and not 0 <= value <= (value if most is None else most):
+            wanted = "0 or more" if most is None else f"a whole number from 0 to {most}"
+            raise InputError(f"--{name}: got {value}; wanted {wanted}")
+
+
+def check_there(*paths: Path) -> None:
+    """Raise InputError for the first of these that is not there: before heavy imports."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
 
 
 def unless_stopped(out: Path, work: Callable[[], T]) -> T | None:

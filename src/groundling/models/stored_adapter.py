@@ -17,10 +17,9 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from groundling.errors import InputError
+from groundling.models.weights import demand_floats, read_tensors
 from groundling.strict_json import parse_json
 
 WEIGHTS = "adapter_model.safetensors"
@@ -246,19 +245,17 @@ def _pattern(folder: Path, said: Mapping[str, Any], name: str) -> dict[str, Any]
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a stored adapter under the names in its file.
 
-    Raises InputError for a file that cannot be read, and for tensors that are not the matrices A
-    and B of a layer, by name.
+    Raises InputError for a file that cannot be read, for tensors that are not the matrices A and B
+    of a layer, by name, and for numbers that no trained weight is.
     """
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as fault:
-        raise InputError(f"{folder}: {WEIGHTS} cannot be read ({fault})") from fault
+    weights = read_tensors(folder / WEIGHTS)
     odd = sorted(key for key in weights if not _TENSOR.fullmatch(key))
     if odd:
         raise InputError(
             f"{folder}: {WEIGHTS} holds {odd[0]} ({len(odd)} such tensors); wanted lora_A and "
             "lora_B of linear layers alone"
         )
+    demand_floats(folder / WEIGHTS, weights)
     return weights
 
 
