@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.answers import Answer, answer_queries
-from groundling.config import DataConfig, IsrConfig, ToyworldData
+from groundling.config import DataConfig, GrounderConfig, IsrConfig, ToyworldData, WriterConfig
 from groundling.data.expressions_jsonl import read_expressions
 from groundling.data.json_lines import answer_box, box_numbers
 from groundling.errors import DataError, GroundlingError, InputError, RunError
 from groundling.images import load_image
 from groundling.models.base import GREEDY, Grounder, Sampling, Writer
-from groundling.models.registry import open_grounder, open_writer, packaged
+from groundling.models.registry import few_threads, open_grounder, open_writer, packaged
 from groundling.records import Box, EntityType, Failure, Query, parse_entity_type
 from groundling.rundir import stored_config
 from groundling.strict_json import read_object
@@ -84,13 +84,16 @@ class EntityGrounder:
         max_new_tokens: int = 64,
         tuned: bool = True,
         names: frozenset[tuple[str, EntityType]] = frozenset(),
+        configs: Sequence[WriterConfig | GrounderConfig] = (),
     ) -> None:
+        """`configs` are those of the two models, where known: tiny ones take one thread."""
         self.tuned = tuned
         self.source = source
         self.writer = writer
         self.grounder = grounder
         self.max_new_tokens = max_new_tokens
         self._names = names
+        self._configs = configs
 
     @classmethod
     def load(cls, run: str | Path | None = None) -> EntityGrounder:
@@ -124,6 +127,7 @@ class EntityGrounder:
             source=f"writer:{run.resolve().name}/{round_}",
             max_new_tokens=config.max_new_tokens,
             names=_trained_names(run),
+            configs=(config.writer, config.grounder),
         )
 
     @classmethod
@@ -136,6 +140,7 @@ class EntityGrounder:
             source="writer:untuned/0",
             max_new_tokens=config.max_new_tokens,
             tuned=False,
+            configs=(config.writer, config.grounder),
         )
 
     def ground(
@@ -148,13 +153,14 @@ class EntityGrounder:
         """
         queries = make_queries(image, entities)
         load_image(image)  # a bad picture is the caller's to hear of, not a failure of each entity
-        answers = answer_queries(
-            self.writer,
-            self.grounder,
-            queries,
-            source=self.source,
-            sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
-        )
+        with few_threads(*self._configs):
+            answers = answer_queries(
+                self.writer,
+                self.grounder,
+                queries,
+                source=self.source,
+                sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
+            )
         return [self._answered(*pair) for pair in zip(queries, answers, strict=True)]
 
     def _answered(self, query: Query, answer: Answer | Failure) -> EntityAnswer | EntityFailure:
