@@ -29,6 +29,7 @@ from groundling.corpus import fingerprint
 from groundling.data.formats import guess_format, read_splits
 from groundling.data.jsonl import write_predictions
 from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowledge
+from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
 from groundling.inputs import check_inputs
