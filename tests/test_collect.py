@@ -277,6 +277,6 @@ def test_expressions_that_speak_of_the_drawn_box_are_counted(out: Path) -> None:
 
 
 def test_odd_characters_survive(out: Path) -> None:
-    said = {("p.png", SMALL): "l\u2028ogo ‘Ünïcode’ \U0001f600"}
+    said = {("p.png", SMALL): "l\u200dogo ‘Ünïcode’ \U0001f600"}
     collect_expressions(POSTS, FakeExpert(said), out)
     assert ("2", "NASA", said["p.png", SMALL]) in lines(out)

@@ -18,8 +18,10 @@ from groundling.config import (
     load_config,
     read_overrides,
 )
+from groundling.config_gmner import RefinegConfig
+from groundling.config_tagger import TaggingConfig
 from groundling.errors import ConfigError
-from groundling.settings import decisive
+from groundling.settings import Section, decisive
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -28,15 +30,22 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def read(tmp_path: Path, text: str) -> IsrConfig:
+    """A recipe of the embedded world, unless it names its data."""
+    data = {} if "data:" in text else {"data.toyworld": {}}
+    return load_config(IsrConfig, written(tmp_path, text), data)
+
+
 def problems(tmp_path: Path, text: str, **overrides: object) -> tuple[str, ...]:
+    data = {} if "data:" in text else {"data.toyworld": {}}
     with pytest.raises(ConfigError) as caught:
-        load_config(IsrConfig, written(tmp_path, text), overrides)
+        load_config(IsrConfig, written(tmp_path, text), {**data, **overrides})
     assert "\n" not in str(caught.value)
     return caught.value.problems
 
 
 def test_the_defaults_are_the_papers() -> None:
-    config = load_config(IsrConfig)
+    config = load_config(IsrConfig, None, {"data.toyworld": {}})
     assert (config.rounds, config.samples, config.temperature) == (4, 4, 0.8)
     assert (config.lora.rank, config.lora.alpha) == (32, 64)
     assert (config.sft.lr, config.sft.batch_size, config.sft.warmup) == (1e-4, 32, 0.03)
@@ -50,13 +59,13 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_a_partial_section_keeps_its_own_defaults(tmp_path: Path) -> None:
-    config = load_config(IsrConfig, written(tmp_path, "dpo: {lr: 5e-5}\nlora: {alpha: 6e1}\n"))
+    config = read(tmp_path, "dpo: {lr: 5e-5}\nlora: {alpha: 6e1}\n")
     assert (config.dpo.lr, config.dpo.beta, config.dpo.warmup) == (5e-5, 0.5, 0.1)
     assert config.lora.alpha == 60
 
 
 def test_overrides_win_and_make_their_sections(tmp_path: Path) -> None:
-    path = written(tmp_path, "seed: 1\ndpo: {lr: 5e-5}\nsft:\n")
+    path = written(tmp_path, "seed: 1\ndata: {toyworld: {}}\ndpo: {lr: 5e-5}\nsft:\n")
     config = load_config(
         IsrConfig, path, read_overrides(["dpo.lr=1e-5", "sft.epochs=2", "prompts_per_round=null"])
     )
@@ -120,8 +129,8 @@ def test_preference_learning_needs_queries_of_its_own(tmp_path: Path) -> None:
 
 
 def test_lora_targets_are_a_list_of_names(tmp_path: Path) -> None:
-    assert load_config(IsrConfig).lora.targets is None
-    config = load_config(IsrConfig, written(tmp_path, "lora: {targets: [q_proj, v_proj]}"))
+    assert read(tmp_path, "").lora.targets is None
+    config = read(tmp_path, "lora: {targets: [q_proj, v_proj]}")
     assert config.lora.targets == ["q_proj", "v_proj"]
     for wrong in ("q_proj", "[]"):
         (told,) = problems(tmp_path, f"lora: {{targets: {wrong}}}")
@@ -159,7 +168,7 @@ def test_what_a_grounder_cannot_act_on_is_refused(grounder: str, idle: str, tmp_
     ],
 )
 def test_what_a_grounder_acts_on_is_taken_and_read_back(grounder: str, tmp_path: Path) -> None:
-    config = load_config(IsrConfig, written(tmp_path, f"grounder: {{{grounder}}}"))
+    config = read(tmp_path, f"grounder: {{{grounder}}}")
     assert load_config(IsrConfig, written(tmp_path, dump_yaml(config))) == config
 
 
@@ -192,7 +201,7 @@ def test_a_model_without_a_path_is_told_by_its_own_key(
     kind: type[IsrConfig | DirectConfig], text: str, keys: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(kind, written(tmp_path, text))
+        load_config(kind, written(tmp_path, text), {"data.toyworld": {}})
     wanted = "missing; wanted the folder or hub name of its weights"
     assert caught.value.problems == tuple(f"{key}.path: {wanted}" for key in keys)
 
@@ -223,8 +232,20 @@ def test_missing_and_undecodable_files(tmp_path: Path) -> None:
         load_config(IsrConfig, tmp_path)
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    assert load_config(IsrConfig, written(tmp_path, "")) == IsrConfig()
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}", "seed: 1\n", "rounds: 2\n"])
+@pytest.mark.parametrize("kind", [IsrConfig, DirectConfig, RefinegConfig, TaggingConfig])
+def test_field_r3_a_recipe_must_say_its_data(
+    kind: type[Section], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(kind, written(tmp_path, text))
+    (told,) = (problem for problem in caught.value.problems if problem.startswith("data"))
+    assert told.startswith("data: missing; wanted a section of ")
+
+
+def test_the_world_at_its_own_sizes_is_named_in_a_word(tmp_path: Path) -> None:
+    data = read(tmp_path, "data: {toyworld: {}}").data
+    assert data == DataConfig(toyworld=ToyworldData())
 
 
 def test_overrides_say_what_they_cannot_read() -> None:
@@ -257,14 +278,15 @@ def test_every_field_has_help_with_type_and_default() -> None:
 
 def test_settings_are_frozen_and_required_fields_stay_required() -> None:
     with pytest.raises(ValidationError):
-        IsrConfig().seed = 3  # type: ignore[misc]
+        IsrConfig(data=DataConfig(toyworld=ToyworldData())).seed = 3  # type: ignore[misc]
     with pytest.raises(ConfigError, match="lr: missing; wanted a number > 0; batch_size: missing"):
         load_config(Optimiser)
 
 
 def test_what_decides_results_leaves_out_what_does_not() -> None:
     sampler = SamplerConfig(backend="endpoint", url="http://host/v1", tolerate=0.5)
-    config = IsrConfig(checkpoint_every_s=1, sampler=sampler)
+    world = DataConfig(toyworld=ToyworldData())
+    config = IsrConfig(data=world, checkpoint_every_s=1, sampler=sampler)
     kept = decisive(IsrConfig, config.model_dump(mode="json"))
     assert kept["sampler"] == {"backend": "endpoint", "memory": 0.4}
     assert not {"checkpoint_every_s", "check_memory"} & kept.keys()

@@ -156,12 +156,17 @@ def test_refinement_is_counted_and_told_mention_by_mention(
         return told, json.loads(line)
 
     told, line = find(sceptical(tmp_path, failing=True))
-    assert told.refinement == {"mentions": 3, "asked": 1, "changes": {"failed": 1}}
+    assert told.refinement == {
+        "mentions": 3,
+        "asked": 1,
+        "changes": {"failed": 1},
+        "failed": {"timeout": 1},
+    }
     assert line["error"] == {"reason": "timeout", "stage": "api"}
     assert not told.complete, "the same call asks again"
     assert told.absent == 3, "the tagger's mention stands"
     told, line = find(sceptical(tmp_path))
-    assert told.refinement == {"mentions": 3, "asked": 1, "changes": {"dropped": 1}}
+    assert told.refinement == {"mentions": 3, "asked": 1, "changes": {"dropped": 1}, "failed": {}}
     assert (line["change"], line["reasoning"]) == ("dropped", "No name.")
     assert told.complete
     assert told.absent == 2

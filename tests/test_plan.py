@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from groundling import plan
-from groundling.config import DirectConfig, GmnerData, GrounderConfig, IsrConfig, WriterConfig
+from groundling.config import (
+    DataConfig,
+    DirectConfig,
+    GmnerData,
+    GrounderConfig,
+    IsrConfig,
+    ToyworldData,
+    WriterConfig,
+)
 from groundling.data.gmner import write_gmner_split
 from groundling.errors import InputError
 from groundling.plan import Device, check_fits, find_device, plan_run
@@ -46,6 +54,9 @@ def chat(text: TextShape, by_hand: bool = False) -> ChatOutline:
     """A language model of these blocks."""
     vision = VisionShape(8, 16, 4, 28)
     return ChatOutline("x", "qwen2_vl", 0, 0, 0, 0, 0, 0, text, vision, True, by_hand)
+
+
+WORLD = DataConfig(toyworld=ToyworldData())
 
 
 def recipe(**changes: Any) -> IsrConfig:
@@ -252,7 +263,7 @@ def test_counts() -> None:
     assert (paper.sft, paper.prompts, paper.grounded) == (1457, 10000, 4449)
     assert counts_of(recipe(prompts_per_round=500), None).prompts == 500
     assert counts_of(recipe(rounds=0, sft_queries=20000), None).sft == 11457
-    assert counts_of(IsrConfig(), None).prompts == 10000
+    assert counts_of(IsrConfig(data=WORLD), None).prompts == 10000
 
 
 # ------------------------------------------------------------------------------------------ a plan
@@ -478,8 +489,8 @@ def test_where_parameters_are_shared_out_nothing_is_refused(
 
 def test_embedded_models_always_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "find_device", lambda _, devices: Device("x", devices))
-    check_fits(IsrConfig())
-    check_fits(DirectConfig())
+    check_fits(IsrConfig(data=WORLD))
+    check_fits(DirectConfig(data=WORLD))
 
 
 # ----------------------------------------------------------------------------------------- devices

@@ -88,6 +88,7 @@ def test_uncertain_mentions_are_corrected_and_sure_ones_left_alone(tmp_path: Pat
         "mentions": 6,
         "asked": 4,
         "changes": {"dropped": 2, "edited and retyped": 2},
+        "failed": {},
     }
     assert not any("Marked part: Anna" in one.text for one in server.asked)
 

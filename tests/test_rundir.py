@@ -13,14 +13,15 @@ import pytest
 import yaml
 from full_disk import files_up_to
 
-from groundling.config import IsrConfig
+from groundling.config import DataConfig, IsrConfig, ToyworldData
 from groundling.errors import RunError
 from groundling.provenance import drift, provenance
 from groundling.records import Expression, Failure
 from groundling.rundir import RunDir, read_events, stored_config
 from groundling.stage import Stage, failures_by_stage
 
-CONFIG = IsrConfig(seed=3)
+WORLD = DataConfig(toyworld=ToyworldData())
+CONFIG = IsrConfig(seed=3, data=WORLD)
 
 
 class InterruptionError(Exception):
@@ -75,14 +76,63 @@ def test_reopening_changes_no_byte_but_the_events(tmp_path: Path) -> None:
 
 
 def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
-    RunDir.open(tmp_path, CONFIG).close()
-    other = IsrConfig(seed=3, rounds=2, temperature=0.5)
+    with RunDir.open(tmp_path, CONFIG) as run:
+        finish(run, "data")
+    other = IsrConfig(seed=3, data=WORLD, rounds=2, temperature=0.5)
     with pytest.raises(RunError, match=r"rounds: was 4, is 2; temperature: was 0\.8, is 0\.5"):
         RunDir.open(tmp_path, other)
 
 
+def test_field_r1_a_directory_belongs_to_a_run_from_its_first_finished_stage_on(
+    tmp_path: Path,
+) -> None:
+    def start_and_fail(config: IsrConfig) -> None:
+        with RunDir.open(tmp_path, config) as run, run.stage("data") as stage:
+            with stage.write_folder("data") as folder:
+                (folder / "posts.txt").write_text("x")
+            stage.write_text(f"rounds-{config.rounds}.txt", "x")
+            (stage.scratch / "half.bin").write_text("x")
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        start_and_fail(CONFIG)
+    (tmp_path / "notes.txt").write_text("somebody's own")
+    other = IsrConfig(seed=3, data=WORLD, rounds=2)
+    with pytest.raises(InterruptionError):
+        start_and_fail(other)
+    assert stored_config(tmp_path, IsrConfig) == other
+    assert not (tmp_path / "rounds-4.txt").exists()
+    with RunDir.open(tmp_path, CONFIG) as run:  # and back again
+        assert sorted(tree(tmp_path)) == [".lock", ".team", "config.yaml", "notes.txt"]
+        finish(run, "data")
+    assert stored_config(tmp_path, IsrConfig) == CONFIG
+    created = [event for event in read_events(tmp_path) if event["kind"] == "created"]
+    assert [event["payload"] for event in created] == [
+        {},
+        {"instead": {"rounds": [4, 2]}},
+        {"instead": {"rounds": [2, 4]}},
+    ]
+    with pytest.raises(RunError, match=r"rounds: was 4, is 2"):
+        RunDir.open(tmp_path, other)
+
+
+def test_field_r1_other_data_are_taken_too_and_a_strangers_configuration_is_not(
+    tmp_path: Path,
+) -> None:
+    RunDir.open(tmp_path / "a", CONFIG, {"data": {"train": "aa"}}).close()
+    RunDir.open(tmp_path / "a", CONFIG, {"data": {"train": "bb"}}).close()
+    found = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert found["provenance"]["data"] == {"train": "bb"}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.yaml").write_text("hydra: {}\n")
+    with pytest.raises(RunError, match="not a run's configuration"):
+        RunDir.open(tmp_path / "b", CONFIG)
+    assert tree(tmp_path / "b")["config.yaml"] == b"hydra: {}\n"
+
+
 def test_other_data_is_refused(tmp_path: Path) -> None:
-    RunDir.open(tmp_path, CONFIG, {"data": {"train": "aa"}}).close()
+    with RunDir.open(tmp_path, CONFIG, {"data": {"train": "aa"}}) as run:
+        finish(run, "data")
     with pytest.raises(RunError, match=r"data\.train: was another"):
         RunDir.open(tmp_path, CONFIG, {"data": {"train": "bb"}})
 
@@ -136,8 +186,9 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     code = (
         "import os, sys, signal; from pathlib import Path\n"
-        "from groundling.config import IsrConfig; from groundling.rundir import RunDir\n"
-        "run = RunDir.open(Path(sys.argv[1]), IsrConfig(seed=3))\n"
+        "from groundling.config import *; from groundling.rundir import RunDir\n"
+        "world = DataConfig(toyworld=ToyworldData())\n"
+        "run = RunDir.open(Path(sys.argv[1]), IsrConfig(seed=3, data=world))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

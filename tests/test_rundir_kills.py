@@ -12,7 +12,7 @@ import pytest
 KILLED = """
 import io, os, signal, sys
 from pathlib import Path
-from groundling.config import IsrConfig
+from groundling.config import DataConfig, IsrConfig, ToyworldData
 from groundling.infer import map_batches
 from groundling.rundir import RunDir
 
@@ -34,8 +34,18 @@ def strike():
     if countdown == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
+def begin(path):
+    # another run, which stops in its first stage
+    config = IsrConfig(data=DataConfig(toyworld=ToyworldData()), rounds=1)
+    with RunDir.open(path, config) as run, run.stage("other") as other:
+        with other.write_folder("other") as folder:
+            (folder / "a.txt").write_text("a")
+        other.write_text("data.json", "another's")
+        (other.scratch / "half").write_text("h")
+        os._exit(0)
+
 def flow(path):
-    with RunDir.open(path, IsrConfig()) as run:
+    with RunDir.open(path, IsrConfig(data=DataConfig(toyworld=ToyworldData()))) as run:
         data = run.stage("data")
         if not data.done:
             with data:
@@ -83,6 +93,8 @@ count = 0
 while True:
     count += int(sys.argv[2])
     path = base / f"killed-{count}"
+    if sys.argv[3] == "taken":
+        assert child(lambda: begin(path)) == 0
     status = child(lambda: die_after(path, count))
     if status == 0:
         break
@@ -97,8 +109,19 @@ print(count)
 
 @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_instant_ends_in_the_same_bytes(tmp_path: Path, stride: int) -> None:
+    kill_everywhere(tmp_path, stride, "new")
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_field_r1_nor_does_it_matter_when_it_takes_over_what_another_began(
+    tmp_path: Path, stride: int
+) -> None:
+    kill_everywhere(tmp_path, stride, "taken")
+
+
+def kill_everywhere(tmp_path: Path, stride: int, directory: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(stride)],
+        [sys.executable, "-c", KILLED, str(tmp_path), str(stride), directory],
         capture_output=True,
         text=True,
         check=False,

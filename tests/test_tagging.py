@@ -17,7 +17,7 @@ from groundling.corpus import fingerprint
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions, write_posts
 from groundling.data.knowledge import Told, write_knowledge
-from groundling.errors import ConfigError, DataError, RunError
+from groundling.errors import ConfigError, DataError, InputError, RunError
 from groundling.fitted import open_fitted
 from groundling.models.registry import open_tagger
 from groundling.records import CCKS, TWITTER, Box, Failure, Mention, Post, PostPrediction
@@ -253,7 +253,7 @@ def test_confidences_are_judged_by_words_and_type() -> None:
 
 
 def test_what_cannot_be_read_is_told(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         run_tagging(recipe(tmp_path / "elsewhere"), tmp_path / "run", quiet=True)
     with pytest.raises(DataError, match="no split 'extra'; it holds train, dev, test"):
         run_tagging(recipe(data, evaluate=["extra"]), tmp_path / "run", quiet=True)

@@ -62,7 +62,7 @@ def write_run(
     _json(path / "metrics.json", metrics)
     for t in range(1, rounds + 1):
         _json(path / f"rounds/{t}/metrics.json", _round(t))
-    config = load_config(IsrConfig, None, {"rounds": rounds, "sft_queries": 4})
+    config = load_config(IsrConfig, None, {"data.toyworld": {}, "rounds": rounds, "sft_queries": 4})
     given = {"versions": {"python": "3.11.1", "torch": None}, "git": None, "machine": "abacus"}
     identity = {"config": config.model_dump(mode="json"), "provenance": given}
     (path / "config.yaml").write_text(yaml.safe_dump(identity), encoding="utf-8")

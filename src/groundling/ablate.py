@@ -21,6 +21,8 @@ from typing import Any
 from groundling.config import AblateConfig, IsrConfig, load_config
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions
+from groundling.errors import InputError
+from groundling.inputs import check_inputs
 from groundling.isr import run_isr
 from groundling.models.registry import compute_threads, use_threads
 from groundling.progress import Progress
@@ -104,7 +106,13 @@ class _Runner:
         recipe_of_all = self._config({}, config.seeds[0])
         self.k = recipe_of_all.samples
         world = recipe_of_all.data.toyworld
-        self.train_queries = world.train_queries if world is not None else 0
+        if world is None:
+            raise InputError(
+                f"{recipe}: its data are not the embedded world, which is all that variants are "
+                "compared on; name a recipe with data.toyworld"
+            )
+        check_inputs(recipe_of_all)
+        self.train_queries = world.train_queries
 
     def search(
         self,

@@ -75,6 +75,7 @@ def ask_all(
 def refuse_losses(what: str, outcomes: Sequence[object], total: int, tolerate: float) -> None:
     """Raise RunError where more than a share `tolerate` of `total` questions failed in passing.
 
+    So too where no question got an answer that can be used, unless all losses are tolerated.
     `outcomes` holds all failures among them. The same call asks for those again, and may succeed.
     """
     lost = [one for one in outcomes if isinstance(one, Failure) and one.stage in PASSING]
@@ -82,6 +83,13 @@ def refuse_losses(what: str, outcomes: Sequence[object], total: int, tolerate: f
         raise RunError(
             f"{what}: {len(lost)} of {total} questions failed at the endpoint, first: "
             f"{lost[0].reason}; run again to ask for these alone, or raise tolerate ({tolerate:g})"
+        )
+    useless = [one for one in outcomes if isinstance(one, Failure) and one.stage == "answer"]
+    if useless and len(useless) + len(lost) == total and tolerate < 1:
+        raise RunError(
+            f"{what}: none of {total} questions got an answer that can be used, first: "
+            f"{useless[0].reason}; see to the model or its settings and run again, or set "
+            "tolerate to 1 to go on without"
         )
 
 

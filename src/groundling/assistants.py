@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from groundling.config_gmner import SimulatorConfig
 from groundling.errors import ConfigError, RunError
 from groundling.models.base import Assistant
-from groundling.models.endpoints import Endpoint, endpoint_config
+from groundling.models.endpoints import Endpoint, endpoint_config, open_account
 
 if TYPE_CHECKING:
+    from groundling.models.api.ledger import Ledger
     from groundling.models.api.settings import EndpointConfig
 
 
@@ -22,8 +23,8 @@ class Assistants:
     """One assistant for each stage that asks, all closed together.
 
     `common` are keys of an endpoint's configuration, or `simulator` says how good a simulated
-    annotator is to be; it is then started as a process of its own when it is first needed. Accounts
-    of tokens and money lie in `folder`, one a stage.
+    annotator is to be; it is then started as a process of its own when it is first needed. One
+    account of tokens and money lies in `folder`, and one budget holds for all stages together.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Assistants:
         self._process: subprocess.Popen[str] | None = None
         self._url = ""
         self._opened: list[Endpoint] = []
+        self._account: Ledger | None = None
 
     def open(self, stage: str, own: Mapping[str, Any]) -> Assistant:
         """The assistant of a stage; see `endpoint`."""
@@ -58,10 +60,12 @@ class Assistants:
         found = self._simulated() if self._simulator is not None else self._common
         config = self._config(stage, {**found, **own})
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self._account is None:
+            self._account = open_account(self._folder / "ledger.jsonl")
         endpoint = Endpoint(
             config,
             cache=self._folder / f"{stage}.cache" if cached else None,
-            ledger=self._folder / f"{stage}.ledger.jsonl",
+            ledger=self._account,
         )
         self._opened.append(endpoint)
         return endpoint
@@ -94,6 +98,8 @@ class Assistants:
         """Close connections, and end the simulated annotator."""
         for endpoint in self._opened:
             endpoint.close()
+        if self._account is not None:
+            self._account.close()
         if self._process is not None:
             self._process.terminate()
             self._process.communicate()

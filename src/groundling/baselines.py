@@ -15,13 +15,14 @@ from typing import Any
 from groundling.atomic import contents
 from groundling.config import DirectConfig
 from groundling.corpus import Case, Corpus, SplitName, draw_world, read_whole_release, read_world
-from groundling.data.jsonl import write_predictions
+from groundling.data.jsonl import as_written, write_predictions
 from groundling.direct import gathered
 from groundling.evaluate import NAMES, floors
 from groundling.infer import map_batches
+from groundling.inputs import check_inputs
 from groundling.learnable import look
 from groundling.models.base import DirectExample, DirectLearner
-from groundling.models.registry import compute_threads, open_direct
+from groundling.models.registry import compute_threads, few_threads, open_direct
 from groundling.plan import check_fits
 from groundling.progress import Progress
 from groundling.provenance import provenance
@@ -54,18 +55,21 @@ def run_direct(
 
     With `retry`, what failed in finished stages is tried again. Returns what `metrics.json` says:
     the stages `untuned` and `direct`, and the floors. Raises RunError for a directory of another
-    configuration and InputError where the model does not fit its device.
+    configuration, InputError where something that the recipe names is missing, and where the model
+    does not fit its device.
     """
+    check_inputs(config)
     if config.check_memory:
         check_fits(config)
     given = read_whole_release(config.data.gmner)
-    known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
-    with RunDir.open(out, config, known, retry=retry) as run:
-        corpus, cases = gather(run, config, given, quiet)
-        fine_tune(run, config, cases, quiet)
-        grade(run, config, corpus, "untuned", quiet)
-        grade(run, config, corpus, "direct", quiet)
-        return conclude(run, corpus)
+    with few_threads(config.model):
+        known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
+        with RunDir.open(out, config, known, retry=retry) as run:
+            corpus, cases = gather(run, config, given, quiet)
+            fine_tune(run, config, cases, quiet)
+            grade(run, config, corpus, "untuned", quiet)
+            grade(run, config, corpus, "direct", quiet)
+            return conclude(run, corpus)
 
 
 def gather(
@@ -112,7 +116,7 @@ def grade(run: RunDir, config: DirectConfig, corpus: Corpus, name: str, quiet: b
         if shards():
             team().settle(model.module())
         model.prepare([case.query.image for split in NAMES for case in corpus.cases(split)])
-        said = {split: answer(stage, model, corpus, split, quiet) for split in NAMES}
+        said = {split: as_written(answer(stage, model, corpus, split, quiet)) for split in NAMES}
         with stage.write_folder(f"predictions/{name}") as folder:
             for split, predictions in said.items():
                 write_predictions(folder / f"{split}.jsonl", predictions)

@@ -6,8 +6,9 @@ type in one post.
 
 The file is the state: what is in it is done, corrections by hand included. A line is on the disk
 before the next answer is waited for; when all is done the file is put into the order of the posts.
-What failed is not in it but in a file beside it, those that were asked longest ago first, and is
-asked again by the next run of its posts, after what was never asked.
+What failed, and what is no expression or an odd one, is not in it but in a file beside it, those
+that were asked longest ago first, and is asked again by the next run of its posts, after what was
+never asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +29,17 @@ from groundling.data.expressions_jsonl import (
 from groundling.errors import DataError
 from groundling.journal import Journal
 from groundling.progress import Progress
-from groundling.records import ABSENT, NO_PICTURE, Box, EntityType, Expression, Failure, Post
+from groundling.records import (
+    ABSENT,
+    NO_PICTURE,
+    Box,
+    EntityType,
+    Expression,
+    Failure,
+    Post,
+    is_absent,
+)
+from groundling.replies import ReplyError, oddity, read_expression
 
 DRAWN_BOX_WORDS = ("bounding box", "green box", "green rectangle", "green outline")
 """Words of an expression that speaks of the drawn box, which is on no other picture."""
@@ -75,6 +86,8 @@ class Collected:
     """Wanted expressions that the limit left for another run."""
     speaks_of_box: int = 0
     """Expressions in the file that speak of the drawn box: read and mend them."""
+    odd: Counter[str] = field(default_factory=Counter)
+    """Expressions in the file that name their entity (`named`) or are overlong (`long`)."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failures by kind."""
 
@@ -87,6 +100,7 @@ class Collected:
             "kept": self.kept,
             "left": self.left,
             "speaks_of_box": self.speaks_of_box,
+            "odd": dict(self.odd.most_common()),
             "failed": dict(self.failed.most_common()),
         }
 
@@ -113,11 +127,13 @@ def collect_expressions(
     out: Path,
     *,
     limit: int | None = None,
+    keep_odd: bool = False,
     progress: Progress | None = None,
 ) -> Collected:
     """Bring the expressions file `out` up to date with `posts`, asking about `limit` at most.
 
-    What failed before is asked last, so that a limit always gets on. Raises DataError where `out`
+    What failed before is asked last, so that a limit always gets on. An expression that names its
+    entity or is overlong is a failure too, unless `keep_odd`. Raises DataError where `out`
     holds another expert's expressions or cannot be read, and what the expert raises; what was
     written until then stays.
     """
@@ -143,6 +159,7 @@ def collect_expressions(
             for want, said in _described(waiting[:limit], expert):
                 summary.asked += 1
                 failed.pop(want.key, None)
+                said = said if isinstance(said, Failure) else _judged(said, want, keep_odd)
                 if isinstance(said, Failure):
                     failed[want.key] = said
                     summary.failed[kind_of(said)] += 1
@@ -159,7 +176,22 @@ def collect_expressions(
         for lines in there.values()
         for line in lines
     )
+    for key, lines in there.items():
+        found = (oddity(line.expression.text, key[1]) for line in lines)
+        summary.odd.update(one.kind for one in found if one is not None)
     return summary
+
+
+def _judged(said: Expression, want: Wanted, keep_odd: bool) -> Expression | Failure:
+    """An expert's words as they are kept, or why they are not."""
+    try:
+        text = read_expression(said.text)
+    except ReplyError as fault:
+        return fault.failure("answer")
+    if is_absent(text):
+        return Failure("says that a marked entity does not appear", "answer", "absent")
+    odd = None if keep_odd else oddity(text, want.key[1])
+    return replace(said, text=text) if odd is None else odd.failure("answer")
 
 
 def kind_of(failure: Failure) -> str:

@@ -288,8 +288,8 @@ class IsrConfig(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Changes the split sampling, D_SFT, draws and initial adapters."""
-    data: DataConfig = DataConfig(toyworld=ToyworldData())
-    """Posts with their pictures and gold boxes."""
+    data: DataConfig
+    """Posts with their pictures and gold boxes; the embedded world is `toyworld: {}`."""
     experts: ExpertsConfig = ExpertsConfig()
     """Expert expressions."""
     writer: WriterConfig = WriterConfig()
@@ -353,8 +353,8 @@ class DirectConfig(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Changes the split sampling, the order of examples and the initial adapter."""
-    data: DataConfig = DataConfig(toyworld=ToyworldData())
-    """Posts with their pictures and gold boxes."""
+    data: DataConfig
+    """Posts with their pictures and gold boxes; the embedded world is `toyworld: {}`."""
     model: WriterConfig = WriterConfig()
     """The model that is asked with prompt A.3."""
     lora: LoraConfig = LoraConfig()

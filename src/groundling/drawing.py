@@ -77,12 +77,17 @@ def draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     return canvas
 
 
-def check_target(path: Path, source: Path) -> None:
-    """Raise InputError where a drawing of `source` cannot be saved at `path`."""
+def check_name(path: Path, source: Path) -> None:
+    """Raise InputError for a name without a drawing's format, and for the image itself."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: cannot tell its format; wanted a name in {', '.join(FORMATS)}")
     if path.exists() and source.exists() and path.samefile(source):
         raise InputError(f"{path}: this is the picture itself; name another file to draw to")
+
+
+def check_target(path: Path, source: Path) -> None:
+    """Raise InputError where a drawing of `source` cannot be saved at `path`."""
+    check_name(path, source)
     if path.is_dir():
         raise InputError(f"{path}: a folder; name a file to draw to")
     if not path.parent.is_dir():

@@ -8,7 +8,7 @@ from typing import Any
 
 from groundling.answers import Answer, answer_queries, predictions_of
 from groundling.corpus import Case, Corpus, SplitName
-from groundling.data.jsonl import write_predictions
+from groundling.data.jsonl import as_written, write_predictions
 from groundling.models.base import GREEDY, Grounder, Sampling, Writer
 from groundling.progress import Progress
 from groundling.records import Failure, PostPrediction
@@ -49,7 +49,7 @@ def evaluate(
                 progress=progress,
             )
         posts = corpus.splits[split]
-        said[split] = predictions_of(posts, queries, answers)
+        said[split] = as_written(predictions_of(posts, queries, answers))
         stage.note(answers)
         score = score_isr(posts, said[split]).to_json()
         scores[called] = score | {"verdicts": verdicts_of(corpus, cases, answers)}

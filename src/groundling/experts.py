@@ -7,7 +7,8 @@ from pathlib import Path
 
 from groundling.corpus import Case, Corpus
 from groundling.data.expressions_jsonl import read_expressions
-from groundling.errors import DataError, InputError
+from groundling.errors import DataError, ImageError, InputError
+from groundling.images import load_image
 from groundling.records import ABSENT, Expression
 
 
@@ -18,32 +19,59 @@ def collect_experts(corpus: Corpus, cases: Sequence[Case], path: Path | None) ->
     ungroundable entity's is always ABSENT. Raises InputError where there is neither, and
     DataError where a groundable case has none in the file.
     """
-    if path is not None:
-        return _from_file(cases, path)
-    if corpus.annotate is None:
-        raise InputError("these posts bring no expert expressions; name a file in experts.path")
-    return {case.query.id: corpus.annotate(case.query.id).text for case in cases}
+    if path is None:
+        if corpus.annotate is None:
+            raise InputError("these posts bring no expert expressions; name a file in experts.path")
+        return {case.query.id: corpus.annotate(case.query.id).text for case in cases}
+    experts, missing = _from_file(cases, path)
+    _refuse(missing, path)
+    return experts
 
 
-def _from_file(cases: Sequence[Case], path: Path) -> dict[str, str]:
+def check_experts(corpus: Corpus, path: Path | None) -> None:
+    """Raise what `collect_experts` would in a run, before it begins.
+
+    A run leaves out cases whose images cannot be read: these need no expression.
+    """
+    if path is None:
+        collect_experts(corpus, [], path)
+    else:
+        _, missing = _from_file(corpus.cases("train"), path)
+        _refuse([case for case in missing if _readable(case)], path)
+
+
+def _from_file(cases: Sequence[Case], path: Path) -> tuple[dict[str, str], list[Case]]:
+    """Expressions by query id, and the groundable cases that have none."""
     written: dict[tuple[str, str, str], Expression] = {
         (row.post_id, row.name, row.type): row.expression for row in read_expressions(path)
     }
     experts: dict[str, str] = {}
-    missing: list[str] = []
+    missing: list[Case] = []
     for case in cases:
-        post_id = case.post_id
-        found = written.get((post_id, case.entity.name, case.entity.type))
+        found = written.get((case.post_id, case.entity.name, case.entity.type))
         if not case.entity.groundable:
             experts[case.query.id] = ABSENT
         elif found is None or found.absent:
-            missing.append(f"{case.query.name} ({case.query.type}) in post {post_id}")
+            missing.append(case)
         else:
             experts[case.query.id] = found.text
+    return experts, missing
+
+
+def _refuse(missing: Sequence[Case], path: Path) -> None:
     if missing:
+        first = missing[0]
         raise DataError(
             path,
-            f"{len(missing)} groundable entities have no expression, the first {missing[0]}; "
+            f"{len(missing)} groundable entities have no expression, the first "
+            f"{first.query.name} ({first.query.type}) in post {first.post_id}; "
             "collect them with `groundling experts`, or write them in",
         )
-    return experts
+
+
+def _readable(case: Case) -> bool:
+    try:
+        load_image(case.query.image)
+    except ImageError:
+        return False
+    return True

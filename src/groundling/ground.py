@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.answers import Answer, answer_queries
-from groundling.config import IsrConfig
+from groundling.config import DataConfig, GrounderConfig, IsrConfig, ToyworldData, WriterConfig
 from groundling.data.expressions_jsonl import read_expressions
-from groundling.data.json_lines import box_numbers
+from groundling.data.json_lines import answer_box, box_numbers
 from groundling.errors import GroundlingError, InputError, RunError
 from groundling.images import load_image
 from groundling.models.base import GREEDY, ExpressionSampler, Grounder, Sampling, Writer
-from groundling.models.registry import open_grounder, open_writer, packaged
+from groundling.models.registry import few_threads, open_grounder, open_writer, packaged
 from groundling.records import Box, EntityType, Expression, Failure, Query, parse_entity_type
 from groundling.rundir import stored_config
 
@@ -48,7 +48,7 @@ class EntityAnswer:
             "entity": self.entity,
             "type": self.type,
             "expression": self.expression,
-            "box": None if self.box is None else box_numbers(self.box),
+            "box": None if self.box is None else box_numbers(answer_box(self.box)),
             "logprob": self.logprob,
             "known": self.known,
         }
@@ -86,7 +86,9 @@ class EntityGrounder:
         tuned: bool = True,
         names: frozenset[tuple[str, EntityType]] = frozenset(),
         known_only: bool = False,
+        configs: Sequence[WriterConfig | GrounderConfig] = (),
     ) -> None:
+        """`configs` are those of the two models, where known: tiny ones take one thread."""
         self.tuned = tuned
         self.source = source
         self.writer = writer
@@ -94,6 +96,7 @@ class EntityGrounder:
         self.max_new_tokens = max_new_tokens
         self._names = names
         self.sampler: ExpressionSampler = _KnownOnly(writer, self._known) if known_only else writer
+        self._configs = configs
 
     @classmethod
     def load(cls, run: str | Path | None = None) -> EntityGrounder:
@@ -130,12 +133,13 @@ class EntityGrounder:
             max_new_tokens=config.max_new_tokens,
             names=_trained_names(run),
             known_only=known_only,
+            configs=(config.writer, config.grounder),
         )
 
     @classmethod
     def _untuned(cls) -> EntityGrounder:
         """The packaged models before any tuning: they know names, but not what is asked of them."""
-        config = IsrConfig()
+        config = IsrConfig(data=DataConfig(toyworld=ToyworldData()))
         return cls(
             open_writer(config.writer, config.lora, config.seed),
             open_grounder(config.grounder),
@@ -143,6 +147,7 @@ class EntityGrounder:
             max_new_tokens=config.max_new_tokens,
             tuned=False,
             known_only=True,
+            configs=(config.writer, config.grounder),
         )
 
     def ground(
@@ -155,13 +160,14 @@ class EntityGrounder:
         """
         queries = make_queries(image, entities)
         load_image(image)  # a bad picture is the caller's to hear of, not a failure of each entity
-        answers = answer_queries(
-            self.sampler,
-            self.grounder,
-            queries,
-            source=self.source,
-            sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
-        )
+        with few_threads(*self._configs):
+            answers = answer_queries(
+                self.sampler,
+                self.grounder,
+                queries,
+                source=self.source,
+                sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
+            )
         return [self._answered(*pair) for pair in zip(queries, answers, strict=True)]
 
     def _answered(self, query: Query, answer: Answer | Failure) -> EntityAnswer | EntityFailure:

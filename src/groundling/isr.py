@@ -21,7 +21,9 @@ from groundling.corpus import Case
 from groundling.data.pairs_parquet import PAIRS_SCHEMA, pair_rows, read_pairs
 from groundling.evaluate import evaluate
 from groundling.infer import map_batches
+from groundling.inputs import check_inputs
 from groundling.models.base import Preference, Sampling
+from groundling.models.registry import few_threads
 from groundling.plan import check_fits
 from groundling.preferences import Choice, Drop, choose_pair, pair_generator, round_prompts
 from groundling.records import Failure, Pair, Query
@@ -64,11 +66,16 @@ def run_isr(
     stage; what it raises stops the run, which can go on later. With `retry`, what failed in
     finished stages is tried again, and what builds on it is done anew if that changes it.
     Returns what `metrics.json` says. Raises RunError for a directory of another configuration and
-    InputError where the models do not fit their device.
+    InputError where something that the recipe names is missing, and where the models do not fit
+    their device.
     """
+    check_inputs(config)
     if config.check_memory:
         check_fits(config)
-    with Workbench.open(config, out, quiet=quiet, watch=watch, retry=retry) as bench:
+    with (
+        few_threads(config.writer, config.grounder),
+        Workbench.open(config, out, quiet=quiet, watch=watch, retry=retry) as bench,
+    ):
         if base is not None:
             bench.adopt(base)
         bench.gather()  # posts, pictures, expert expressions; D_SFT and D_PL

@@ -14,7 +14,7 @@ from typing import Any
 
 from groundling.prompts import Message, type_lines
 from groundling.records import Post, Scheme
-from groundling.replies import folded, json_value
+from groundling.replies import ReplyError, folded, json_value
 
 TASK = """\
 Posts of a social network come with a text and often with a picture. For a post, say which named \
@@ -82,7 +82,9 @@ def read_explanation(answer: str, post: Post, scheme: Scheme) -> Explanation:
     """
     value = json_value(answer)
     if not isinstance(value, dict) or value.keys() != {"reasoning", "entities"}:
-        raise ValueError('wanted a JSON object with the keys "reasoning" and "entities"')
+        raise ReplyError(
+            "other-keys", 'wanted a JSON object with the keys "reasoning" and "entities"'
+        )
     reasoning, rows = value["reasoning"], value["entities"]
     if not isinstance(reasoning, str) or not reasoning.strip():
         raise ValueError('"reasoning" is empty')

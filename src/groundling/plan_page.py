@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from groundling.plan import Plan
 from groundling.planning.durations import MEAN_ANSWER
 from groundling.planning.page import GIB, count, gib, hours, memory_table
 from groundling.planning.stages import PROMPT_TOKENS, Model
 
 
-def told(plan: Plan) -> str:
-    """The plan as text."""
+def told(plan: Plan, missing: Sequence[str] = ()) -> str:
+    """The plan as text; `missing` are inputs that the recipe names and that are not here."""
     device = plan.device
     many = "" if device.count == 1 else f"{device.count} × "
     lines = [f"device: {many}{device.name}, {gib(device.room)} GiB free each", ""]
@@ -19,7 +21,15 @@ def told(plan: Plan) -> str:
     parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.disk.items())
     lines += ["", f"disk: {gib(total)} GiB ({parts})", _told_time(plan)]
     lines += [f"note: {note}" for note in notes(plan)]
-    return "\n".join([*lines, "", plan.verdict])
+    return "\n".join([*lines, "", _verdict(plan, missing)])
+
+
+def _verdict(plan: Plan, missing: Sequence[str]) -> str:
+    if not missing:
+        return plan.verdict
+    first, colon, rest = plan.verdict.partition(":")
+    many = "1 input is" if len(missing) == 1 else f"{len(missing)} inputs are"
+    return f"{first}, but cannot run here: {many} missing{colon and ';'}{rest}"
 
 
 def notes(plan: Plan) -> list[str]:
@@ -68,8 +78,8 @@ def _told_time(plan: Plan) -> str:
     )
 
 
-def as_json(plan: Plan) -> dict[str, object]:
-    """The plan for other programs; sizes in GiB, times in seconds."""
+def as_json(plan: Plan, missing: Sequence[str] = ()) -> dict[str, object]:
+    """The plan for other programs; sizes in GiB, times in seconds; `missing` as for `told`."""
     return {
         "verdict": "fits" if plan.fits else "does not fit",
         "told": plan.verdict,
@@ -104,6 +114,7 @@ def as_json(plan: Plan) -> dict[str, object]:
         "disk_gib": {name: _gib(size) for name, size in plan.disk.items()},
         "seconds": sum(plan.durations.values()) if plan.durations else None,
         "notes": notes(plan),
+        "missing": list(missing),
     }
 
 

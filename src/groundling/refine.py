@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groundling.asking import ask_all
+from groundling.collect import kind_of
 from groundling.config_gmner import RefinementConfig
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
@@ -198,7 +199,9 @@ def validate(
 def summary(asked: Sequence[Asked], total: int) -> dict[str, Any]:
     """How many of `total` mentions were asked about, and what that came to."""
     changes = Counter(one.change for one in asked)
-    return {"mentions": total, "asked": len(asked), "changes": dict(sorted(changes.items()))}
+    failed = Counter(kind_of(one.outcome) for one in asked if isinstance(one.outcome, Failure))
+    told = {"mentions": total, "asked": len(asked), "changes": dict(sorted(changes.items()))}
+    return {**told, "failed": dict(failed.most_common())}
 
 
 def record(asked: Sequence[Asked]) -> bytes:

@@ -30,6 +30,7 @@ from groundling.data.jsonl import read_posts, read_predictions, write_prediction
 from groundling.errors import DataError
 from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import Ways
+from groundling.inputs import check_inputs
 from groundling.models.registry import compute_threads, open_tagger
 from groundling.progress import Progress
 from groundling.provenance import provenance
@@ -66,8 +67,11 @@ def run_refineg(
     Returns what `metrics.json` says, or, before the end, what the last stage did. With `retry`,
     what failed in finished stages is asked for again, and what builds on it is done anew. Raises
     RunError for a directory of another configuration or other posts, and where more calls fail than
-    are tolerated: the same call then goes on.
+    are tolerated: the same call then goes on. Raises InputError where something that the recipe
+    names is missing.
     """
+    check_inputs(config, until)
+    _check_endpoints(config, Assistants(config.endpoint, config.simulator, out / "answers"))
     given = _given(config)
     known = provenance(threads=compute_threads())
     if given:
@@ -76,7 +80,6 @@ def run_refineg(
         RunDir.open(out, config, known, retry=retry) as run,
         Assistants(config.endpoint, config.simulator, out / "answers", config.seed) as assistants,
     ):
-        _check_endpoints(config, assistants)
         work = _Work(config, run, assistants, quiet)
         work.gather(given)
         work.synthesise()  # training stage: sentences near the labelled posts

@@ -13,7 +13,7 @@ from typing import Any
 
 from groundling.prompts import Message, type_lines
 from groundling.records import Mention, Post, Scheme
-from groundling.replies import folded, json_value
+from groundling.replies import ReplyError, folded, json_value
 
 ASK = """\
 A tagger marked a part of a post as a named entity, and is not sure. Decide what is right.
@@ -103,5 +103,7 @@ def _object(answer: str) -> dict[str, Any]:
     """The JSON object of an answer, alone or in a code fence, with exactly the three keys."""
     value = json_value(answer)
     if not isinstance(value, dict) or value.keys() != {"reasoning", "entity", "type"}:
-        raise ValueError('wanted a JSON object with the keys "reasoning", "entity" and "type"')
+        raise ReplyError(
+            "other-keys", 'wanted a JSON object with the keys "reasoning", "entity" and "type"'
+        )
     return value

@@ -1,6 +1,7 @@
 """A run directory: one writer at a time, its configuration, its events, and its stages.
 
-    config.yaml          the resolved configuration and where it ran; never rewritten
+    config.yaml          the resolved configuration and where it ran; never rewritten once a stage
+                         is finished: from then on the directory belongs to its run
     events.jsonl         what happened and when; the only place that holds times
     stages/ scratch/     what is finished and what is in progress (`groundling.stage`)
     .lock .team          held by the one process that writes; by those that follow it
@@ -35,7 +36,9 @@ from groundling.stage import (
     OWN,
     RETRY,
     Stage,
+    any_finished,
     digest,
+    forget_unfinished,
     is_artefact,
     mark_failed_stages,
     marker_path,
@@ -45,6 +48,7 @@ from groundling.stage import (
 from groundling.team import leads, team
 
 S = TypeVar("S", bound=Section)
+_Changes = dict[str, tuple[object, object]]
 
 
 class RunDir(SharedArtefacts):
@@ -83,7 +87,8 @@ class RunDir(SharedArtefacts):
         With `retry`, finished stages within which something failed count as not done, once: after a
         retry that was stopped the next one goes on with those that it has not yet come to.
         Raises RunError if another process writes it, if it holds something else than a run, or if
-        it belongs to another configuration or other data (`provenance["data"]`).
+        it belongs to another configuration or other data (`provenance["data"]`). A directory
+        without a finished stage belongs to nobody yet: what was begun there is removed.
         """
         us = team()  # all meet first: who waits for one that has failed before would wait for long
         us.barrier()  # and all have closed what they had opened here before
@@ -132,11 +137,16 @@ class RunDir(SharedArtefacts):
         """Write config.yaml, or check that it says the same; then say so in the events."""
         together: dict[str, Any] = {"processes": team().size} if team().size > 1 else {}
         if (self.path / "config.yaml").exists():
-            self._compare(now)
-            differs = {key: list(pair) for key, pair in self.drift.items()}
-            self._open_events()
-            self.event("continued", changed=differs, **together)
-            return
+            changed, data = self._changes(now)
+            if not (changed or data) or any_finished(self.path):
+                self._compare(now)
+                differs = {key: list(pair) for key, pair in self.drift.items()}
+                self._open_events()
+                self.event("continued", changed=differs, **together)
+                return
+            forget_unfinished(self.path)
+            (self.path / RETRY).unlink(missing_ok=True)
+            together["instead"] = {key: list(pair) for key, pair in changed.items()}
         text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True, width=100)
         atomic.write_bytes(self.path / "config.yaml", text.encode(), self._staging())
         self._open_events()
@@ -160,10 +170,7 @@ class RunDir(SharedArtefacts):
 
     def _compare(self, now: dict[str, Any]) -> None:
         """Refuse another configuration or other data; remember what else differs."""
-        then = _read_identity(self.path)
-        before, after = (decisive(self._kind, one["config"]) for one in (then, now))
-        changed = drift(before, after)
-        data = drift(then["provenance"].get("data"), now["provenance"].get("data"), "data")
+        changed, data = self._changes(now)
         if changed or data:
             told = "; ".join(
                 [
@@ -175,8 +182,16 @@ class RunDir(SharedArtefacts):
                 f"{self.path}: the run belongs to another configuration ({told}); "
                 "choose another directory or restore these"
             )
+        then = _read_identity(self.path)
         self.drift = drift(then["config"], now["config"])
         self.drift |= drift(then["provenance"], now["provenance"])
+
+    def _changes(self, now: dict[str, Any]) -> tuple[_Changes, _Changes]:
+        """What of the configuration on record, and of its data, decides results and differs."""
+        then = _read_identity(self.path)
+        before, after = (decisive(self._kind, one["config"]) for one in (then, now))
+        data = drift(then["provenance"].get("data"), now["provenance"].get("data"), "data")
+        return drift(before, after), data
 
     def close(self) -> None:
         """Release the lock; nothing may be written afterwards."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,9 @@ from groundling.team import leads, team
 
 FOLDER = "stages"
 SCRATCH = "scratch"
+CLAIMS = "claims.jsonl"
+"""In a stage's scratch, before any stage is finished: names of what it has begun to write."""
+
 SUMMARY = "metrics.json"
 """What a flow writes at its end; a run that is at work again has none."""
 
@@ -161,7 +165,15 @@ class Stage(SharedArtefacts):
         atomic.write_bytes(self._marker_path, text.encode(), self._staging())
 
     def _claim(self, name: str) -> Path:
-        return self._run.claim(name, self.name)
+        path = self._run.claim(name, self.name)
+        if leads() and not any_finished(self._root):
+            notes = self._root / SCRATCH / self.name / CLAIMS
+            atomic.make_folder(notes.parent)
+            with atomic.blaming(notes), notes.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(name) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        return path
 
     def _written(self, path: Path) -> None:
         name = path.relative_to(self._root).as_posix()
@@ -170,7 +182,7 @@ class Stage(SharedArtefacts):
     def _clear_stale_scratch(self) -> None:
         """Remove what an attempt with other inputs kept."""
         for folder in (self._root / SCRATCH / self.name).glob("*"):
-            if folder.name != digest(self._inputs)[:16]:
+            if folder.name not in (CLAIMS, digest(self._inputs)[:16]):
                 shutil.rmtree(folder)
 
     def _clear_scratch(self) -> None:
@@ -194,6 +206,23 @@ def read_marker(root: Path, stage: str) -> dict[str, Any] | None:
         return None
     readable = isinstance(marker, dict) and marker.keys() >= {"inputs", "artefacts"}
     return marker if readable else None
+
+
+def any_finished(root: Path) -> bool:
+    """Whether a run directory has a finished stage: only then does it belong to its run."""
+    return any((root / FOLDER).glob("*.json"))
+
+
+def forget_unfinished(root: Path) -> None:
+    """Remove what stages of a run without any finished one have written, and nothing else."""
+    for notes in sorted((root / SCRATCH).glob(f"*/{CLAIMS}")):
+        whole, _, _ = notes.read_text(encoding="utf-8").rpartition("\n")  # a kill may cut a line
+        for name in map(json.loads, whole.splitlines()):
+            if (root / name).is_dir():
+                shutil.rmtree(root / name)
+            else:
+                (root / name).unlink(missing_ok=True)
+    shutil.rmtree(root / SCRATCH, ignore_errors=True)
 
 
 def failures_by_stage(root: Path, key: str = "failures") -> dict[str, int]:

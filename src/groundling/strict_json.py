@@ -3,12 +3,17 @@
 Refused: bytes that are not UTF-8, NaN and Infinity, a key given twice in one object, half a
 surrogate pair, nesting or digits beyond what the parser takes. Each is a ValueError that says in
 one sentence what is wrong and where, never a RecursionError or a traceback of the parser's own.
+Files of ours that are read back are read by `read_json`, whose faults are DataErrors.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from groundling.errors import DataError
 
 
 def parse_json(raw: bytes) -> object:
@@ -27,6 +32,26 @@ def parse_json(raw: bytes) -> object:
         raise ValueError("half a surrogate pair in a \\u escape; mend it") from fault
     except RecursionError as fault:
         raise ValueError("nested too deeply") from fault
+    return value
+
+
+def read_json(path: Path) -> object:
+    """The value of a JSON file. Raises DataError where it is missing, unreadable or no JSON."""
+    try:
+        return parse_json(path.read_bytes())
+    except FileNotFoundError as fault:
+        raise DataError(path, "no such file") from fault
+    except OSError as fault:
+        raise DataError(path, f"cannot be read ({fault.strerror or fault})") from fault
+    except ValueError as fault:
+        raise DataError(path, str(fault)) from fault
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError, also for a value of another kind."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(path, f"got {type(value).__name__}; wanted a JSON object")
     return value
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from groundling.asking import ask_all
+from groundling.collect import kind_of
 from groundling.config_gmner import SynthesisConfig
 from groundling.data.jsonl import write_posts
 from groundling.data.mentions import words
@@ -52,7 +53,7 @@ class Synthesised(Screened):
 
     def to_json(self) -> dict[str, Any]:
         """The summary of a command."""
-        failed = Counter(one.stage for one in self.failed)
+        failed = Counter(map(kind_of, self.failed))
         asked = {"questions": self.questions, "failed": dict(failed.most_common())}
         return asked | super().to_json()
 

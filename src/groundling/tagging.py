@@ -32,6 +32,7 @@ from groundling.data.knowledge import knowledge_path, read_knowledge, with_knowl
 from groundling.errors import DataError
 from groundling.gmner import tag_posts
 from groundling.groundings import name_of
+from groundling.inputs import check_inputs
 from groundling.learnable import look
 from groundling.models.base import FittedTagger, Tagger, TrainableTagger
 from groundling.models.registry import compute_threads, open_ensemble, open_tagger
@@ -67,8 +68,9 @@ def run_tagging(
 
     With `retry`, what failed in finished stages is tried again. Returns what `metrics.json` says.
     Raises RunError for a directory of another configuration or of other posts, DataError for posts
-    that cannot be read, InputError for a tagger that cannot be opened.
+    that cannot be read, InputError for what is missing or a tagger that cannot be opened.
     """
+    check_inputs(config)
     wanted = dict.fromkeys(["train", "dev", *config.evaluate])
     splits = read_texts(config.data, wanted, SCHEMES[config.scheme])
     learned = {name: fingerprint(splits[name]) for name in ("train", "dev")}

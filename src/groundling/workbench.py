@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +30,7 @@ from groundling.corpus import (
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
 from groundling.errors import InputError, RunError
 from groundling.evaluate import floors
-from groundling.experts import collect_experts
+from groundling.experts import check_experts, collect_experts
 from groundling.learnable import Looked, look
 from groundling.models.base import ExpressionSampler, Grounder, Sampler, Writer
 from groundling.models.registry import (
@@ -37,12 +39,14 @@ from groundling.models.registry import (
     open_sampler,
     open_writer,
 )
-from groundling.progress import Progress
+from groundling.policy_check import CheckedSampler, Policy
+from groundling.progress import Progress, tell
 from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
 from groundling.rundir import RunDir, stored_config
 from groundling.settings import decisive
+from groundling.stage import any_finished
 from groundling.team import shards, team
 from groundling.tune import Manner
 
@@ -73,6 +77,7 @@ class Workbench:
         self._writer: Writer | None = None
         self._tuned: Grounder | None = None
         self._sampler: Sampler | None = None
+        self._told: set[str] = set()
         self._name = _name_of(config)
 
     @classmethod
@@ -87,11 +92,14 @@ class Workbench:
     ) -> Workbench:
         """Create or continue the run directory `out`; for `watch` and `retry` see `run_isr`.
 
-        Raises ConfigError for settings of an endpoint that do not fit, before any work is done.
+        Raises ConfigError for settings of an endpoint that do not fit, and InputError for expert
+        expressions that do not, before any work is done.
         """
         if config.sampler.backend == "endpoint":
             open_sampler(config).close()
         given = read_whole_release(config.data.gmner)
+        if given is not None and not any_finished(out):
+            check_experts(given, Path(config.experts.path) if config.experts.path else None)
         known = provenance(threads=compute_threads(), data=_identity(config, given))
         run = RunDir.open(out, config, known, retry=retry)
         run.watch = watch
@@ -208,7 +216,24 @@ class Workbench:
         if self._sampler is None:
             self._sampler = open_sampler(self.config)
         self._sampler.follow(self.run.path / f"writer/round-{round_}", scratch)
-        return self._sampler
+        config, stage = self.config, f"round-{round_ + 1}-draw"
+        dtype = config.writer.dtype if config.sampler.backend == "vllm" else "bfloat16"
+        policy = Policy(
+            self.writer_at(round_),
+            dtype,  # a server does not say its own
+            scratch,
+            self._tell_once,
+            partial(self.run.event, "sampler compared", stage),
+        )
+        return CheckedSampler(self._sampler, policy)
+
+    def _tell_once(self, text: str) -> None:
+        """Put a thing on record, and say it where a person looks on."""
+        if text not in self._told:
+            self._told.add(text)
+            self.run.event("warning", text=text)
+            if not self.quiet:
+                print(f"warning: {text}", file=sys.stderr)
 
     def writer_named(self, name: str) -> Writer:
         """The writer that an evaluation is named for: untuned, sft, round-N."""
@@ -266,8 +291,7 @@ class Workbench:
         return [Judged(**row) for row in pq.read_table(path).to_pylist()]
 
     def _say(self, text: str) -> None:
-        with Progress(text, 1, "world", quiet=self.quiet) as progress:
-            progress.advance(1)
+        tell(text, quiet=self.quiet)
 
     # --------------------------------------------------------------------------------- the end
 

@@ -57,7 +57,7 @@ def test_errors_are_records_and_are_asked_again(direct: Direct, tmp_path: Path) 
     assert "3 posts answered" in done.out
     assert "2 posts are error records; this run met:" in done.out
     assert "1 × HTTP 400" in done.out
-    assert "1 × neither a box in the form list nor the sentence for absent" in done.out
+    assert "1 × no-box: neither a box nor the sentence for absent" in done.out
     failed = {one.id: one.failure for one in read_predictions(tmp_path / "p.jsonl") if one.failure}
     assert {key: value.stage for key, value in failed.items()} == {"1": "answer", "3": "answer"}
     with FaultServer(script=knows_all) as server:

@@ -67,6 +67,7 @@ def test_expressions_with_their_cost(collect: Collect, tmp_path: Path) -> None:
         "kept": 0,
         "left": 0,
         "speaks_of_box": 0,
+        "odd": {},
         "failed": {},
         "calls": 6,
         "cache_hits": 0,
@@ -112,7 +113,7 @@ def test_failures_by_kind_and_the_next_run(collect: Collect, tmp_path: Path) -> 
     assert done.code == 1
     assert "4 expressions written, 6 absent" in done.out
     assert "1 × HTTP 400" in done.out
-    assert "1 × cut off at 128 tokens; raise max_tokens" in done.out
+    assert "1 × cut: cut off at its token limit; raise max_tokens" in done.out
     assert str(tmp_path / "e.failures.jsonl") in done.out
     with FaultServer(script=by_shade) as server:
         done = collect(server)
@@ -182,7 +183,7 @@ def test_an_answer_that_cannot_be_written_does_not_spoil_the_file(
     with FaultServer(script=script) as server:
         done = collect(server)
         assert done.code == 1
-        assert "1 × holds half a surrogate pair" in done.out
+        assert "1 × the reply is no whole JSON" in done.out
     assert texts(tmp_path) == [text for text in WHOLE if text != "post 3"]
     with FaultServer(script=by_shade) as server:
         assert collect(server).code == 0

@@ -171,6 +171,25 @@ def test_draw_saves_the_picture_with_its_boxes(ground: Ground, photo: Path, tmp_
     assert photo.read_bytes() == before
 
 
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize("place", ["gone/out.png", "folder.png", "file.txt/out.png"])
+def test_field_r7_answers_come_before_what_cannot_be_drawn(
+    ground: Ground, photo: Path, tmp_path: Path, form: list[str], place: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    done = ground(photo, "--entity", "Oak:LOC", "--draw", tmp_path / place, *form)
+    assert done.code == 2
+    assert "the tree" in done.out
+    assert "drawn" not in done.out
+    assert done.err.startswith("groundling: error: ")
+    assert done.err.count("\n") == 1
+    assert str(tmp_path / place) in done.err
+    if form:
+        assert done.json["answers"][0]["box"] == [5.25, 6, 40, 38]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -189,7 +208,6 @@ def test_draw_saves_the_picture_with_its_boxes(ground: Ground, photo: Path, tmp_
         (["PHOTO", "--entity", "Oak:LOC", "--run", "FOLDER"], "not a run directory"),
         (["PHOTO", "--entity", "Oak:LOC", "--run", "EMPTY"], "no writer's weights"),
         (["PHOTO", "--entity", "Oak:LOC", "--draw", "FOLDER"], "wanted a name in .png"),
-        (["PHOTO", "--entity", "Oak:LOC", "--draw", "gone/out.png"], "no folder gone"),
     ],
 )
 def test_a_wrong_call_is_one_clear_line(
@@ -199,7 +217,7 @@ def test_a_wrong_call_is_one_clear_line(
     noise.write_bytes(b"no picture at all")
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "config.yaml").write_text("config: {}\nprovenance: {}\n")
+    (empty / "config.yaml").write_text("config: {data: {toyworld: {}}}\nprovenance: {}\n")
     stand_ins = {"PHOTO": photo, "NOISE": noise, "FOLDER": tmp_path, "EMPTY": empty}
     done = ground(*(stand_ins.get(word, word) for word in words))
     assert (done.code, done.out) == (2, "")

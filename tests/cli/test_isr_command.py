@@ -37,7 +37,7 @@ def test_a_recipe_runs_and_is_told(
     calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "short.yaml"
-    recipe.write_text("seed: 3\nrounds: 2\n", encoding="utf-8")
+    recipe.write_text("seed: 3\ndata: {toyworld: {}}\nrounds: 2\n", encoding="utf-8")
     assert main(["isr", "--config", str(recipe), "--set", "dpo.lr=2e-4", "--quiet"]) == 0
     [(config, out, manner)] = calls
     assert (config.seed, config.rounds, config.dpo.lr) == (3, 2, 2e-4)
@@ -57,7 +57,7 @@ def test_a_recipe_runs_and_is_told(
 
 def test_options_stand_above_the_recipe(calls: Calls, tmp_path: Path) -> None:
     recipe = tmp_path / "short.yaml"
-    recipe.write_text("seed: 3\nrounds: 2\n", encoding="utf-8")
+    recipe.write_text("seed: 3\ndata: {toyworld: {}}\nrounds: 2\n", encoding="utf-8")
     words = ["--set", "seed=4", "--seed", "5", "--rounds", "1", "--out", "here"]
     assert main(["isr", "--config", str(recipe), *words, "--retry"]) == 0
     [(config, out, manner)] = calls
@@ -68,7 +68,7 @@ def test_options_stand_above_the_recipe(calls: Calls, tmp_path: Path) -> None:
 def test_json_is_the_metrics(
     calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "r.yaml").write_text("rounds: 2\n", encoding="utf-8")
+    (tmp_path / "r.yaml").write_text("data: {toyworld: {}}\nrounds: 2\n", encoding="utf-8")
     assert main(["isr", "--config", "r.yaml", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     [(_, out, _)] = calls
@@ -109,14 +109,14 @@ def test_stopping_says_how_to_go_on(
     [
         (["--set", "dpo.lrr=1"], "dpo.lrr: unknown key; did you mean dpo.lr?"),
         (["--set", "lr"], "wanted KEY=VALUE"),
-        (["--seed", "-1"], "seed: got -1"),
-        (["--rounds", "-1", "--set", "samples=0"], "samples: got 0"),
+        (["--seed", "-1"], "error: --seed: got -1; wanted a whole number from 0 to"),
+        (["--rounds", "-1", "--set", "samples=0"], "error: --rounds: got -1; wanted 0 or more"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(
     words: list[str], said: str, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "r.yaml").write_text("rounds: 2\n", encoding="utf-8")
+    (tmp_path / "r.yaml").write_text("data: {toyworld: {}}\nrounds: 2\n", encoding="utf-8")
     assert main(["isr", "--config", "r.yaml", *words]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -8,7 +8,8 @@ import pytest
 from groundling.cli import main
 
 RECIPE = """\
-data: {gmner: {source: nowhere, images: nowhere}}
+data: {gmner: {source: FOLDER, images: FOLDER}}
+experts: {path: FOLDER/recipe.yaml}
 writer: {backend: local, path: Qwen/Qwen2-VL-2B-Instruct, dtype: bfloat16, checkpointing: true}
 grounder: {backend: ofa, path: OFA-Sys/ofa-base}
 sft: {micro_batch: 4}
@@ -19,7 +20,10 @@ dpo: {micro_batch: 4}
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
     file = tmp_path / "recipe.yaml"
-    file.write_text(RECIPE)
+    for part in ("txt", "xml"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "txt" / "train.txt").write_text("")
+    file.write_text(RECIPE.replace("FOLDER", str(tmp_path)))
     return str(file)
 
 
@@ -83,6 +87,6 @@ def test_what_lacks_in_a_direct_recipe_is_told_by_its_own_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "direct.yaml"
-    file.write_text("model: {backend: local}\n")
+    file.write_text("data: {toyworld: {}}\nmodel: {backend: local}\n")
     assert main(["plan", str(file), "--device-memory", "40"]) == 2
     assert "model.path: missing; wanted the folder or hub name" in capsys.readouterr().err

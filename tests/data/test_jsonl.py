@@ -10,14 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundling.data.ccks_predictions import write_ccks_predictions
 from groundling.data.expressions_jsonl import (
     EntityExpression,
     read_expressions,
     write_expressions,
 )
-from groundling.data.jsonl import read_posts, read_predictions, write_posts, write_predictions
+from groundling.data.jsonl import (
+    as_written,
+    read_posts,
+    read_predictions,
+    write_posts,
+    write_predictions,
+)
 from groundling.errors import DataError, InputError
+from groundling.ground import EntityAnswer
 from groundling.records import (
+    TWITTER,
     Box,
     Entity,
     Expression,
@@ -347,10 +356,40 @@ def test_what_is_written_reads_back(written: list[Post], answers: list[PostPredi
         write_posts(Path(folder, "posts.jsonl"), written)
         write_predictions(Path(folder, "pred.jsonl"), answers)
         assert read_posts(Path(folder, "posts.jsonl")).posts == tuple(written)
-        assert read_predictions(Path(folder, "pred.jsonl")) == tuple(answers)
+        assert read_predictions(Path(folder, "pred.jsonl")) == tuple(as_written(answers))
         for name in ("posts", "pred"):
             lines = Path(folder, f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
             assert len(lines) == len(written if name == "posts" else answers)
+
+
+@pytest.mark.parametrize(
+    ("box", "written"),
+    [
+        ((7.199999999999999, 1 / 3, 40.005001, 38), [7.2, 0.33, 40.01, 38]),
+        ((0.1 + 0.2, -0.001, 99.999, 10.0), [0.3, 0, 100, 10]),
+        ((5.001, 5, 5.004, 9), [5.001, 5, 5.004, 9]),  # it would have no width
+        ((5, 5, 5, 9), [5, 5, 5, 9]),
+    ],
+)
+def test_field_r6_boxes_of_answers_have_two_decimals_and_keep_their_area(
+    box: tuple[float, float, float, float], written: list[float], path: Path
+) -> None:
+    said = [PostPrediction("p1", (Prediction("a", "PER", Box(*box)),))]
+    write_predictions(path, said)
+    assert json.loads(path.read_text())["entities"][0]["box"] == written
+    assert read_predictions(path) == tuple(as_written(said))
+    answer = EntityAnswer("a", "PER", "the man", Box(*box), None, True)
+    assert answer.to_json()["box"] == written
+    ccks = path.with_suffix(".json")
+    post = Post("p1", ("a",), ())
+    write_ccks_predictions(ccks, said, [post], {}, TWITTER)
+    assert list(json.loads(ccks.read_text())["p1"][0]["bnd"].values()) == written
+
+
+def test_annotated_boxes_stay_as_they_are(path: Path) -> None:
+    gold = Entity("a", "PER", 0, 1, (Box(7.199999999999999, 0, 9, 9),))
+    write_posts(path, [Post("p1", ("a",), (gold,))])
+    assert read_posts(path).posts[0].entities == (gold,)
 
 
 def test_expressions_round_trip(path: Path) -> None:

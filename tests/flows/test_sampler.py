@@ -27,8 +27,8 @@ from groundling.config import (
 from groundling.data.pairs_parquet import read_pairs
 from groundling.errors import ConfigError, RunError
 from groundling.isr import run_isr
-from groundling.models.local import LocalWriter
-from groundling.records import Failure
+from groundling.models.local import Adapter, LocalWriter
+from groundling.records import Failure, Query
 from groundling.rundir import read_events
 from groundling.stage import failures_by_stage
 
@@ -108,6 +108,66 @@ def test_each_round_is_drawn_from_the_adapter_before_it(release: IsrConfig, tmp_
     assert {pair.chosen for pair in pairs} >= {ABSENT}
     assert all(pair.ref_chosen_logp < 0 and pair.ref_rejected_logp < 0 for pair in pairs)
     assert not (run / "scratch").exists()
+
+
+class ScoringVllm(Vllm):
+    """Gives log-probabilities with its answers: of the adapter, or while `lost` of the base."""
+
+    def __init__(self, config: IsrConfig, folder: Path, lost: bool = False) -> None:
+        super().__init__()
+        self.lost, self.folder = lost, folder
+        self.writer = LocalWriter.load(str(config.writer.path), adapter=Adapter(4, 8.0, 0))
+
+    def __call__(self, asked: Asked) -> Act:
+        act = super().__call__(asked)
+        with self._lock:
+            if asked.path == "/v1/load_lora_adapter":
+                self.writer.load_adapter(Path(asked.body["lora_path"]))
+                return act
+            if self.lost:
+                self.writer.restart_adapter(0)
+            texts = [choice["message"]["content"] for choice in json.loads(act.body)["choices"]]  # type: ignore[arg-type]
+            (name,) = re.findall(r"(?:Neymar|Paris|NASA)[0-3]", asked.text)
+            kind = {"N": "PER", "P": "LOC"}.get(name[0] if name[1] != "A" else "", "ORG")
+            path = self.folder / f"{name}-{len(self.loaded)}.png"
+            asked.pictures[0].save(path)
+            query = Query(name, str(path), name, kind)  # type: ignore[arg-type]
+            scores = [self.writer.score([query], [text])[0] for text in texts]
+        tokens = [[(t, float(s)), ("<end>", 0.0)] for t, s in zip(texts, scores, strict=True)]  # type: ignore[arg-type]
+        return said(*texts, logprobs=tokens)
+
+
+def test_field_e10_a_server_that_answers_from_the_base_model_stops_the_round(
+    release: IsrConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    tuned = SftOptimiser(epochs=6, lr=0.03, schedule="constant", batch_size=1)
+    release = release.model_copy(update={"sft": tuned})
+    vllm = ScoringVllm(release, tmp_path, lost=True)
+    with FaultServer(script=vllm) as server:
+        config = drawn_by(release, server)
+        with pytest.raises(RunError, match="draws from another policy, such as the base model"):
+            run_isr(config, run, quiet=True)
+        assert not (run / "rounds/1/expressions.parquet").exists()
+        asked = len(server.asked)
+        vllm.lost = False
+        run_isr(config, run, quiet=True)
+        assert len(server.asked) - asked == 2 * 11, "nothing that the wrong policy drew was kept"
+    told = [one["payload"] for one in read_events(run) if one["kind"] == "sampler compared"]
+    assert [one["answers"] for one in told] == [16, 16, 16]
+    wrong, *right = [one["per_root"] for one in told]
+    assert wrong > told[0]["most"] == 0.15
+    assert all(gap < 0.001 for gap in right)
+
+
+def test_a_sampler_without_log_probabilities_is_told_once(
+    release: IsrConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FaultServer(script=Vllm()) as server:
+        run_isr(drawn_by(release, server), tmp_path / "run")
+    assert capsys.readouterr().err.count("gives no log-probabilities") == 1
+    (event,) = [one for one in read_events(tmp_path / "run") if one["kind"] == "warning"]
+    assert "adapter of the round" in event["payload"]["text"]
 
 
 def test_what_failed_is_asked_again_and_nothing_else(release: IsrConfig, tmp_path: Path) -> None:
@@ -212,7 +272,7 @@ def test_a_run_goes_on_with_another_server(release: IsrConfig, tmp_path: Path) -
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_config(IsrConfig, None, settings)
+        load_config(IsrConfig, None, {"data.toyworld": {}, **settings})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from groundling.config import (
     WriterConfig,
 )
 from groundling.data.jsonl import read_predictions
-from groundling.errors import DataError, RunError
+from groundling.errors import DataError, InputError, RunError
 from groundling.isr import run_isr
 from groundling.rundir import read_events
 from groundling.stage import failures_by_stage
@@ -165,3 +165,26 @@ def examples(run: Path) -> dict[str, int]:
     """How many examples each fit had, the last time."""
     told = [one for one in read_events(run) if one["kind"] == "fitted"]
     return {one["stage"]: one["payload"]["examples"] for one in told}
+
+
+def test_field_r1_a_start_without_experts_leaves_the_directory_to_the_right_one(
+    tmp_path: Path,
+) -> None:
+    data, experts = small_release.write_release(tmp_path / "release", copies=1)
+    whole = Path(str(experts.path)).read_bytes()
+    with pytest.raises(InputError, match=r"experts\.path: missing"):
+        isr(tmp_path, data, ExpertsConfig())()
+    Path(str(experts.path)).write_bytes(b"".join(whole.splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match="1 groundable entities have no expression"):
+        isr(tmp_path, data, experts)()
+    assert not (tmp_path / "run").exists()
+    Path(str(experts.path)).write_bytes(whole)
+    assert isr(tmp_path, data, experts)()["stages"]
+
+
+def test_experts_of_unreadable_images_are_not_asked_for(tmp_path: Path) -> None:
+    data, experts = small_release.write_release(tmp_path / "release", copies=1)
+    path = Path(str(experts.path))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    (tmp_path / f"release/images/{ONE_OF_TRAIN}.jpg").write_bytes(b"\xff\xd8")
+    assert isr(tmp_path, data, experts)()["stages"]

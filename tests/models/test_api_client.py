@@ -83,19 +83,20 @@ def test_what_a_job_raises_goes_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "reason"),
+    ("act", "reason", "kind"),
     [
-        (said("a man wi", finish="length"), "cut off at 16 tokens; raise max_tokens"),
-        (said("", finish="content_filter"), "withheld by a content filter"),
-        (said("  "), "an empty answer"),
-        (Act(body=completion(None)), "an empty answer"),
-        (Act(body=completion(None, refusal="I can't help")), "refused: I can't help"),
-        (said("x", finish="tool_calls"), "ended by 'tool_calls'; wanted 'stop'"),
+        (said("a man wi", finish="length"), "cut off at 16 tokens; raise max_tokens", "cut"),
+        (said("", finish="content_filter"), "withheld by a content filter", "filtered"),
+        (said("  "), "an empty answer", "empty"),
+        (Act(body=completion(None)), "an empty answer", "empty"),
+        (Act(body=completion(None, refusal="I can't help")), "refused: I can't help", "refused"),
+        (said("x", finish="tool_calls"), "ended by 'tool_calls'; wanted 'stop'", ""),
+        (said("m" * 600), "600 characters, where 16 tokens were asked for", "beyond-limit"),
     ],
 )
-def test_no_answer_has_its_own_reason(act: Act, reason: str, tmp_path: Path) -> None:
+def test_no_answer_has_its_own_reason(act: Act, reason: str, kind: str, tmp_path: Path) -> None:
     with FaultServer(act) as server:
-        assert one(client(server, cache=tmp_path)) == [Failure(reason, "answer")]
+        assert one(client(server, cache=tmp_path)) == [Failure(reason, "answer", kind)]
     assert len(server.asked) == 1
     assert not list(tmp_path.rglob("*.json"))
 

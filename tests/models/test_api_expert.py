@@ -41,7 +41,7 @@ def test_what_is_marked_is_there(text: str, photo: str, tmp_path: Path) -> None:
             with Endpoint(config, cache=tmp_path / "answers") as place:
                 found += [said for _, said in place.expert().describe([(photo, BOX)])]
     assert found == [
-        Failure("says that a marked entity does not appear", "answer"),
+        Failure("says that a marked entity does not appear", "answer", "absent"),
         Expression("the man", "expert:m"),
     ]
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from client_calls import PRICES, USAGE, FakeClock, ask, chat, client
-from fault_server import Act, FaultServer, completion, refused, said
+from fault_server import Act, Asked, FaultServer, completion, refused, said
 
+from groundling.assistants import Assistants
 from groundling.errors import InputError
 from groundling.models.api.ledger import Ledger, Reservation, Spent
 from groundling.models.api.wire import Choice, Usage
+from groundling.models.base import Question
 from groundling.records import Failure
 
 BOUND = Usage(1000, 100)
@@ -28,6 +30,10 @@ def on_record(path: Path) -> Spent:
     """What a ledger's file adds up to."""
     with closing(ledger(path)) as book:
         return book.total
+
+
+def message(text: str) -> dict[str, object]:
+    return {"role": "user", "content": [{"type": "text", "text": text}]}
 
 
 def reserved(book: Ledger, bound: Usage = BOUND) -> int:
@@ -104,7 +110,22 @@ def test_two_processes_cannot_share_a_ledger(tmp_path: Path) -> None:
     ledger(tmp_path / "l").close()
 
 
-@pytest.mark.parametrize("line", ["{}", '{"call": 1, "spent": {}}', "5", '{"call": "x"}'])
+SPENT_LINE = '{"call": 1, "spent": {"input": 1, "output": 1, "usd": "USD"}, "sure": true}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{}", '{"call": 1, "spent": {}}', "5", '{"call": "x"}', '{"call": 0, "void": true}'),
+        *(SPENT_LINE.replace("USD", usd) for usd in ("-1000", "NaN", "Infinity", "1e-400", "")),
+        SPENT_LINE.replace('"USD"', "NaN"),
+        SPENT_LINE.replace("USD", "1").replace('"input": 1', '"input": -1'),
+        SPENT_LINE.replace("USD", "1").replace("true", "1"),
+        '{"call": 1, "call": 2, "void": true}',
+        '{"call": 1, "void": false}',
+        "[" * 100_000,
+    ],
+)
 def test_a_line_that_is_none_is_told(line: str, tmp_path: Path) -> None:
     (tmp_path / "l").write_text(line + "\n")
     for _ in "12":  # and the lock is given back
@@ -249,3 +270,77 @@ def test_a_refused_call_holds_no_money(tmp_path: Path) -> None:
     with FaultServer(refused(401)) as server, pytest.raises(InputError):
         ask(client(server, ledger=book, clock=FakeClock()), chat())
     assert on_record(tmp_path / "l").usd == 0
+
+
+def test_stages_on_one_file_share_one_budget(tmp_path: Path) -> None:
+    """Each stage alone would stay within it; together they spent nearly twice as much."""
+    dear = {"price_input": 2.5, "price_output": 10.0, "budget": 0.0015, "api_key_env": None}
+    questions = [
+        Question(lambda _, text=text: [message(text)], lambda text, _: text, max_tokens=16)
+        for text in "abcd"
+    ]
+    with FaultServer(said("ok", usage=(100, 10))) as server:
+        common = {"endpoint": server.url, "model": "m", **dear}
+        with Assistants(common, None, tmp_path) as assistants:
+            stages = [
+                assistants.open(name, {}) for name in ("synthesis", "refinement", "grounding")
+            ]
+            found = [answer for stage in stages for _, answer in stage.ask(questions)]
+    spent = on_record(tmp_path / "ledger.jsonl")
+    assert spent.usd == len(server.asked) * USAGE <= Decimal("0.0015")
+    assert SPENT in found
+    assert len(server.asked) >= 3
+
+
+def test_an_account_that_is_closed_leaves_the_file_to_the_others(tmp_path: Path) -> None:
+    book = ledger(tmp_path / "l", "0.004")
+    other = book.beside(PRICES, Decimal("0.004"))
+    reserved(other)
+    other.close()
+    assert book.reserve(BOUND) is None, "what the other held may have been charged for"
+    assert book.total.unsure_usd == Decimal("0.0035")
+    book.close()
+    assert on_record(tmp_path / "l").unsure_usd == Decimal("0.0035")
+
+
+def test_pictures_of_mixed_cost_overrun_by_one_call_at_most() -> None:
+    def script(asked: Asked) -> Act:
+        return said("ok", usage=(40_000 if asked.text in "cf" else 100, 10))
+
+    with FaultServer(script=script) as server:
+        book = ledger(budget="0.05")
+        chats = [chat(text, picture_tokens=200) for text in "abcdefgh"]
+        found = ask(client(server, concurrency=8, ledger=book), *chats)
+    assert found.count([Choice("ok")]) == len(server.asked)
+    assert book.total.usd <= Decimal("0.05") + Decimal("0.1001")
+    assert found.count(SPENT) >= 1
+
+
+def test_calls_go_together_before_one_is_confirmed() -> None:
+    """One at a time, a server that hangs would be given up only after hours."""
+    book = ledger(budget="1")
+    first = book.reserve(BOUND)
+    assert first is not None
+    waiting = threading.Thread(target=lambda: book.reserve(BOUND), daemon=True)
+    waiting.start()
+    waiting.join(0.02)
+    assert waiting.is_alive(), "the first goes alone"
+    book.settle(first, None, charged=True)
+    waiting.join(2)
+    reserved(book)
+
+
+def test_a_picture_is_thought_of_as_dear_beside_others_alone() -> None:
+    book = ledger(budget="0.2")
+    for _ in range(3):
+        made = book.reserve(BOUND, unknown=1000)
+        assert made is not None
+        book.settle(made, Usage(100, 10), charged=True)
+    reserved(book)  # 0.0035 held, and 40 × 1000 tokens cost 0.1
+    assert book.reserve(BOUND, unknown=1000) is not None
+    waiting = threading.Thread(target=lambda: book.reserve(BOUND, unknown=1000), daemon=True)
+    waiting.start()
+    waiting.join(0.02)
+    assert waiting.is_alive()
+    book.close()
+    waiting.join(2)

@@ -115,7 +115,7 @@ def test_one_bad_sample_makes_the_query_a_failure(photo: str) -> None:
     act = said("a", "b", "c", finish=["stop", "content_filter", "stop"])
     with FaultServer(act) as server, endpoint(server) as place:
         rows = place.writer().sample([query(photo)], 3, SAMPLING, 0, SOURCE)
-    assert rows == [Failure("withheld by a content filter", "answer")]
+    assert rows == [Failure("withheld by a content filter", "answer", "filtered")]
 
 
 def test_a_sample_that_is_cut_stays_without_a_logprob(photo: str) -> None:

@@ -95,6 +95,64 @@ def test_anything_else_is_a_failure(form: BoxForm, text: str) -> None:
     assert len(found.reason) < 200
 
 
+@pytest.mark.parametrize(
+    ("form", "text", "kind"),
+    [
+        ("list", "[10, 20, 30, 40]\n[]", "list-then-list"),
+        ("bbox-2d", '[{"bbox_2d": [1, 2, 3, 4]}]\n[]', "list-then-list"),
+        ("list", "Here it is:\n```json\n[10, 20, 30, 40]\n```", "prose"),
+        ("bbox-2d", 'Sure:\n```json\n{"bbox_2d": [1, 2, 3, 4]}\n```', "prose"),
+        ("list", "The box is [10, 20, 30, 40]", "prose"),
+        ("list", "[10, 20, 30, 40] [1, 2, 3, 4]", "two-boxes"),
+        ("list", "[[10, 20, 30, 40], [1, 2, 3, 4]]", "two-boxes"),
+        ("qwen2-vl", "(10,20),(30,40),(50,60),(70,80)", "two-boxes"),
+        ("bbox-2d", '[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [1, 2, 3, 4]}]', "two-boxes"),
+        ("list", '["10", "20", "30", "40"]', "strings"),
+        ("list", '["10, 20, 30, 40"]', "strings"),
+        ("bbox-2d", '{"bbox_2d": ["1", "2", "3", "4"]}', "strings"),
+        ("bbox-2d", '{"bbox_2d": [1, 2, 3, "4"]}', "strings"),
+        ("bbox-2d", '{"bbox": [1, 2, 3, 4]}', "other-keys"),
+        ("list", '{"x1": 1, "y1": 2, "x2": 3, "y2": 4}', "other-keys"),
+        ("bbox-2d", '[{"box_2d": [1, 2, 3, 4], "label": "x"}]', "other-keys"),
+        ("bbox-2d", '{"bbox_2d": null, "bbox_2d": [1, 2, 3, 4]}', "duplicate-keys"),
+        ("list", '{"box": null, "box": [1, 2, 30, 40]}', "duplicate-keys"),
+        ("list", '{"bbox_2d": [1, 2, 3, 4]}', "other-form"),
+        ("list", "(10,20),(30,40)", "other-form"),
+        ("list", "10, 20, 30, 40", "other-form"),
+        ("bbox-2d", "[10, 20, 30, 40]", "other-form"),
+        ("list", "I'm sorry, but I can't identify people.", "refused"),
+        ("list", "The person is on the left.", "no-box"),
+        ("list", "[]", "no-box"),
+        ("list", "[10, 20, 30]", "no-box"),
+        ("list", "<think>Is it [10, 20, 30, 40]", "thought"),
+        ("list", "", "empty"),
+        ("list", "[1, 2,\x00 3, 4]", "characters"),
+    ],
+)
+def test_field_e7_what_is_no_box_is_told_by_its_shape(form: BoxForm, text: str, kind: str) -> None:
+    found = read_box(text, form)
+    assert isinstance(found, Failure)
+    assert (found.stage, found.kind) == ("parse", kind)
+
+
+@pytest.mark.parametrize("numbers", ["[10, 20, 1040, 40]", "[-1, 0, 5, 5]", "[30, 20, 10, 40]"])
+def test_field_e7_a_box_outside_the_convention_is_told_as_such(numbers: str) -> None:
+    found = BoxText("list", Convention("relative-1000")).read(numbers, FRAME)
+    assert isinstance(found, Failure)
+    assert found.kind == "outside"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "around", ["{}", "<think>Left.</think>\n{}", "```json\n{}\n```", "{}<|im_end|>"]
+)
+def test_field_e2_a_box_after_one_closed_thought_is_read(form: BoxForm, around: str) -> None:
+    words = BoxText(form, Convention("relative-1000"))
+    said = words.write(Box(64, 0, 320, 480), FRAME)
+    assert words.read(around.format(said), FRAME) == Box(64, 0, 320, 480)
+    assert words.read(around.format(ABSENT), FRAME) is None
+
+
 @pytest.mark.parametrize("form", FORMS)
 @given(text=st.text())
 def test_any_text_is_read(form: BoxForm, text: str) -> None:

@@ -236,7 +236,7 @@ def test_help_shows_examples_and_stays_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "groundling score --floors --gold" in done.stdout
     examples = [line for line in done.stdout.splitlines() if line.startswith("  groundling score")]
-    assert len(examples) == 4
+    assert len(examples) == 5
     parser = argparse.ArgumentParser(prog="groundling")
     command.add_parser(parser.add_subparsers())
     for line in examples:
@@ -246,7 +246,7 @@ def test_help_shows_examples_and_stays_light() -> None:
 def test_documented_commands_parse_and_floors_are_the_tested_ones() -> None:
     page = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
     commands = [line.split() for line in page.splitlines() if line.startswith("    groundling")]
-    assert len(commands) == 4
+    assert len(commands) == 6
     parser = argparse.ArgumentParser(prog="groundling")
     command.add_parser(parser.add_subparsers())
     for words in commands:

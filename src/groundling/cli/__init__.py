@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from groundling import __version__
+from groundling.cli.parser import Parser
 from groundling.errors import GroundlingError, InputError
 from groundling.team import in_company, size
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; where the call names a subcommand, no other subcommand's module is imported."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="groundling",
         description="Says where a named entity is in a picture, and in what words.",
     )

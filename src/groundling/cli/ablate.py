@@ -39,15 +39,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from groundling.ablate import run_ablation
-    from groundling.ablation_report import ablation_page
     from groundling.atomic import write_bytes
+    from groundling.cli.recipe import check_there
     from groundling.config import AblateConfig, load_config
     from groundling.errors import InputError
 
     if args.jobs < 1:
         raise InputError(f"--jobs: got {args.jobs}; wanted 1 or more")
     config = load_config(AblateConfig, args.config)
+    check_there(args.config.parent / config.recipe)
+    from groundling.ablate import run_ablation
+    from groundling.ablation_report import ablation_page
+
     ablation = run_ablation(config, args.out, args.config.parent, quiet=args.quiet, jobs=args.jobs)
     page = args.page or args.out / "results.md"
     command = f"groundling ablate --config {args.config} --page {page}"

@@ -46,13 +46,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue, print, return 0; 130 where the user stopped it."""
-    from groundling.baselines import run_direct
-    from groundling.cli.isr import metrics_table
     from groundling.config import DirectConfig
-    from groundling.team import leads
 
     config, out = configured(args, DirectConfig)
     hush_libraries()
+    from groundling.baselines import run_direct
+    from groundling.cli.isr import metrics_table
+    from groundling.team import leads
+
     metrics = unless_stopped(
         out, lambda: run_direct(config, out, quiet=args.quiet, retry=args.retry)
     )

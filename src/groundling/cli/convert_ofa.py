@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from groundling.cli.recipe import check_there
 from groundling.errors import InputError
 
 SIZE_NAMES = ("tiny", "medium", "base", "large", "huge")
@@ -56,10 +57,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Convert, print, return 0. Raises InputError for a file that is not what it should be."""
-    from groundling.models.ofa.convert import convert_fairseq
-
+    given = (args.source, args.config, args.tokenizer)
+    check_there(*(Path(path) for path in given if path is not None))  # before heavy imports
     if args.patch_image_size is not None and args.patch_image_size < 1:
         raise InputError("--patch-image-size must be 1 or more")
+    from groundling.models.ofa.convert import convert_fairseq
+
     done = convert_fairseq(
         Path(args.source),
         Path(args.out),

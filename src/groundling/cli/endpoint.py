@@ -41,7 +41,7 @@ def add_command(
     examples: str,
     split: str,
     out: tuple[str, str],
-) -> None:
+) -> argparse.ArgumentParser:
     """Register a command that asks an endpoint about the posts of a data set.
 
     `split` is asked about by default; `out` is the metavar of `--out` and its help.
@@ -61,6 +61,7 @@ def add_command(
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(func=func, command_name=name)
+    return parser
 
 
 def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
@@ -200,8 +201,10 @@ def told_cost(endpoint: Endpoint) -> str:
 
 
 def told_failures(failed: dict[str, int]) -> list[str]:
-    """A line for each kind of failure."""
-    return [f"  {count} × {kind}" for kind, count in failed.items()]
+    """A line for each kind of failure, with what it means and what may help."""
+    from groundling.replies import told_kind
+
+    return [f"  {count} × {told_kind(kind)}" for kind, count in failed.items()]
 
 
 def warn(args: argparse.Namespace, message: str) -> None:

@@ -24,7 +24,10 @@ _EXAMPLES = """\
 The largest gold box of each groundable entity is drawn in green and the model describes it (ISR
 §3.2, A.1); what is not in the picture gets its fixed sentence without a call. The same command goes
 on where it stopped and asks again for what failed. The key is read from the environment. Exit code
-1 where something failed: OUT.failures.jsonl beside OUT says what and why.
+1 where something failed: OUT.failures.jsonl beside OUT says what and why. Refusals, thoughts, JSON
+and the like are failures, counted by kind; so are expressions that name the entity or run to more
+than 80 words, unless --keep-odd. A fence, quotes or a label around an expression are taken off.
+`groundling data check EXPERTS.jsonl` holds a stored file to the same rules.
 
 examples:
   groundling experts twitter-gmner --images images --out experts.jsonl \\
@@ -39,7 +42,7 @@ keys for --set:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `experts`; its `func` takes the parsed arguments and returns an exit code."""
-    add_command(
+    parser = add_command(
         subparsers,
         "experts",
         run,
@@ -48,6 +51,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         examples=_EXAMPLES,
         split="train",
         out=("EXPERTS.jsonl", "expressions, one a line"),
+    )
+    parser.add_argument(
+        "--keep-odd",
+        action="store_true",
+        help="keep expressions that name their entity or have more than 80 words",
     )
 
 
@@ -62,7 +70,12 @@ def run(args: argparse.Namespace) -> int:
     with open_endpoint(args, config) as endpoint:
         with Progress("experts", total, "expressions", quiet=args.quiet) as progress:
             done = collect_expressions(
-                posts, endpoint.expert(), args.out, limit=args.limit, progress=progress
+                posts,
+                endpoint.expert(),
+                args.out,
+                limit=args.limit,
+                keep_odd=args.keep_odd,
+                progress=progress,
             )
         failures = str(failures_path(args.out)) if done.failed else None
         bill = endpoint.bill()
@@ -72,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**files, **done.as_json(), **bill.as_json()}, indent=2))
     else:
         print("\n".join([*_told(args.out, done, failures), cost]))
+    if done.odd:
+        odd = ", ".join(f"{count} {kind}" for kind, count in done.odd.most_common())
+        warn(args, f"odd expressions in OUT: {odd}; `groundling data check {args.out}` lists them")
     if done.speaks_of_box:
         warn(args, f"{done.speaks_of_box} expressions speak of the drawn box; mend them in OUT")
     return int(bool(done.failed))

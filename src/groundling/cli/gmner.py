@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundling.cli.recipe import STOPPED, add_recipe_options, hush_libraries
+from groundling.cli.recipe import STOPPED, add_recipe_options, check_there, hush_libraries
 from groundling.cli.refineg import asked_words, left_out_words
 from groundling.errors import InputError
 
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     given: dict[str, Any] = {"grounding.way": args.grounding, "grounding.run": args.run}
     overrides = {key: value for key, value in given.items() if value is not None}
     config = load_config(GmnerConfig, args.config, overrides | read_overrides(args.set))
+    check_there(args.tagger, args.src)
     hush_libraries()
     try:
         told = _run(config, args)

@@ -59,11 +59,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, print, draw; 1 where an entity failed. Raises InputError or RunError for a bad call."""
+    """Ask, print, draw; 1 where an entity failed.
+
+    Raises InputError or RunError for a bad call: for a place that cannot be drawn to, once the
+    answers are printed.
+    """
     entities = [_entity(word) for word in args.entities]
     if not entities:
         raise InputError("no entity given; name at least one with --entity NAME:TYPE")
-    from groundling.drawing import check_target
+    from groundling.drawing import check_name
     from groundling.ground import EntityFailure, EntityGrounder, make_queries
     from groundling.images import load_image
 
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     make_queries(args.image, entities)
     load_image(args.image)
     if args.draw is not None:
-        check_target(args.draw, Path(args.image))
+        check_name(args.draw, Path(args.image))
     grounder = EntityGrounder.load(args.run)
     if not grounder.tuned:
         _warn("these models were never tuned for this task; name a trained run with --run DIR")
@@ -79,10 +83,13 @@ def run(args: argparse.Namespace) -> int:
     for answer in answers:
         if not isinstance(answer, EntityFailure) and answer.known is False:
             _warn(f"the writer was never trained on {answer.entity} ({answer.type}); it may guess")
-    if args.draw is not None:
-        _draw(args.image, args.draw, answers)
     values = {"image": args.image, "answers": [answer.to_json() for answer in answers]}
     print(json.dumps(values, indent=2, ensure_ascii=False) if args.json else _told(args, answers))
+    if args.draw is not None:
+        sys.stdout.flush()  # the answers come first, whatever the disk says
+        _draw(args.image, args.draw, answers)
+        if not args.json:
+            print(f"\ndrawn: {args.draw}")
     return int(any(isinstance(answer, EntityFailure) for answer in answers))
 
 
@@ -99,8 +106,6 @@ def _told(args: argparse.Namespace, answers: Sequence[EntityAnswer | EntityFailu
     lines = [args.image]
     for answer in answers:
         lines += ["", f"{answer.entity} ({answer.type})", *_told_one(answer)]
-    if args.draw is not None:
-        lines += ["", f"drawn: {args.draw}"]
     return "\n".join(lines)
 
 

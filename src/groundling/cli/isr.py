@@ -12,6 +12,7 @@ from groundling.cli.recipe import (
     STOPPED,
     add_recipe_options,
     add_retry_option,
+    check_numbers,
     hush_libraries,
     tell_failures,
     unless_stopped,
@@ -87,14 +88,18 @@ def run_recipe(
     """Run the recipe with `overrides`, `args.seed` and `args.rounds` on top, into `args.out`.
 
     Prints what came out and returns the report's path, None where the user stopped the run.
-    Raises ConfigError for a wrong configuration and RunError for a directory of another run.
+    Raises ConfigError for a wrong configuration, InputError for what it names and is not here, and
+    RunError for a directory of another run.
     """
     from groundling.config import IsrConfig
+    from groundling.inputs import check_inputs
     from groundling.settings import load_config
 
+    check_numbers(args)
     given = {"seed": args.seed, "rounds": args.rounds}
     asked = {key: value for key, value in given.items() if value is not None}
     config = load_config(IsrConfig, recipe, {**overrides, **asked})
+    check_inputs(config)  # before heavy imports
     out = Path(args.out or f"runs/isr-{recipe.stem}-seed{config.seed}")
     return unless_stopped(out, lambda: _run(config, out, quiet, as_json, retry))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,14 @@ downloaded: a model's configuration is its folder's config.json, that of a publi
 that comes with the package, or one in the hub's local cache. Every figure is an estimate; the
 formulas are in docs/planning.md.
 
-Exit code 0 where the run fits, 1 where it does not, 2 where the call is wrong.
+Exit code 0 where the run fits, 1 where it does not, 2 where the call is wrong or where the recipe
+names folders, files, packages or keys that are not here: all of them are told. Figures are then
+printed all the same, those of images by assumption.
 
 --json prints: verdict ("fits" or "does not fit"), told, changes (dotted keys, as --set takes
 them), changes_suffice, device {name, memory_gib, devices, speed}, models {writer, grounder: {name,
 parameters, trainable}}, stages [{name, peak_gib, parts_gib, planned, seconds}], decides, peak_gib,
-disk_gib, seconds, notes.
+disk_gib, seconds, notes, missing.
 
 examples:
   groundling plan recipes/paper/table1-isr.yaml
@@ -68,7 +71,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print; 0 where it fits, 1 where it does not. Raises InputError for a bad call."""
+    """Plan and print; 0 where it fits, 1 where it does not.
+
+    Raises InputError for a bad call, and for what the recipe names and is not here.
+    """
     from groundling.errors import InputError
 
     if args.devices < 1:
@@ -77,6 +83,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--device-memory: got {args.device_memory:g}; wanted GiB above 0")
     config = read_recipe(Path(args.recipe), args.set)
     from groundling.config import DirectConfig
+    from groundling.inputs import missing_inputs
+
+    missing = missing_inputs(config)
+    if any(_is_weights(told) for told in missing):  # there is nothing to add up
+        raise InputError("; ".join(missing))
     from groundling.plan import find_device, plan_run
     from groundling.plan_page import as_json, told
 
@@ -91,8 +102,15 @@ def run(args: argparse.Namespace) -> int:
         timed_dtype=first.dtype,
     )
     plan = plan_run(config, device)
-    print(json.dumps(as_json(plan), indent=2) if args.json else told(plan))
+    print(json.dumps(as_json(plan, missing), indent=2) if args.json else told(plan, missing))
+    if missing:
+        sys.stdout.flush()
+        raise InputError("; ".join(missing))
     return int(not plan.fits)
+
+
+def _is_weights(told: str) -> bool:
+    return told.startswith(("writer.path", "grounder.path", "model.path"))
 
 
 def read_recipe(path: Path, assignments: Sequence[str]) -> IsrConfig | DirectConfig:

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from groundling.settings import Section, load_config, read_overrides
+from groundling.config import DirectConfig, IsrConfig
+from groundling.config_gmner import RefinegConfig, TaggingConfig
+from groundling.errors import InputError
+from groundling.settings import load_config, read_overrides
 
-C = TypeVar("C", bound=Section)
+C = TypeVar("C", IsrConfig, DirectConfig, RefinegConfig, TaggingConfig)
 T = TypeVar("T")
 
 STOPPED = 130
@@ -49,17 +52,38 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_retry_option(parser)
 
 
-def configured(args: argparse.Namespace, kind: type[C]) -> tuple[C, Path]:
+def configured(args: argparse.Namespace, kind: type[C], until: str = "ground") -> tuple[C, Path]:
     """The configuration and the run directory that `add_run_options` speaks of.
 
-    Raises ConfigError for what the configuration cannot be.
+    Raises ConfigError for what the configuration cannot be, InputError for what it names and is
+    not here: before heavy imports.
     """
+    from groundling.inputs import check_inputs
+
+    check_numbers(args)
     overrides = read_overrides(args.set)
     if args.seed is not None:
         overrides = {**overrides, "seed": args.seed}
     config = load_config(kind, Path(args.config), overrides)
+    check_inputs(config, until)
     seed = dict(config)["seed"]
     return config, Path(args.out or f"runs/{Path(args.config).stem}-seed{seed}")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise InputError for --seed and --rounds that no recipe takes, by the option's own name."""
+    for name, most in (("seed", 2**31 - 1), ("rounds", None)):
+        value = getattr(args, name, None)
+        if value is not None and not 0 <= value <= (value if most is None else most):
+            wanted = "0 or more" if most is None else f"a whole number from 0 to {most}"
+            raise InputError(f"--{name}: got {value}; wanted {wanted}")
+
+
+def check_there(*paths: Path) -> None:
+    """Raise InputError for the first of these that is not there: before heavy imports."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
 
 
 def unless_stopped(out: Path, work: Callable[[], T]) -> T | None:

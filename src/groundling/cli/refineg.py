@@ -70,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     """Run or continue up to the stage, print, return 0; 130 where the user stopped it."""
     from groundling.config_gmner import RefinegConfig
 
-    config, out = configured(args, RefinegConfig)
+    until = "ground" if args.refineg_command == "run" else args.refineg_command
+    config, out = configured(args, RefinegConfig, until)
     hush_libraries()
     from groundling.refineg import run_refineg
 
-    until = "ground" if args.refineg_command == "run" else args.refineg_command
     told = unless_stopped(
         out,
         lambda: run_refineg(config, out, until=until, quiet=args.quiet, retry=args.retry),

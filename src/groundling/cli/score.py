@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from groundling.cli.score_warnings import (
+    warn,
+    warn_of_convention,
+    warn_of_predictions,
+    warn_unsound,
+)
 from groundling.cli.sources import (
     SOURCE,
     add_boxes,
@@ -22,7 +27,6 @@ from groundling.errors import DataError, ImageError, InputError
 if TYPE_CHECKING:
     from groundling.data.gmner import Split
     from groundling.records import Box, Post, PostPrediction, Scheme
-    from groundling.scoring.align import Alignment
 
 RULE_NAMES = ("isr", "riveg", "refineg", "span")
 """The same as `scoring.RULES`, spelt out so that `--help` need not import numpy."""
@@ -41,14 +45,9 @@ examples:
   groundling score pred.jsonl --gold twitter-gmner --split test --rule isr
   groundling score pred.jsonl --gold twitter-gmner --split test --rule riveg --json
   groundling score pred.jsonl --gold posts.jsonl --rule span --against baseline.jsonl
+  groundling score second.jsonl --gold first.jsonl --pred-boxes largest
   groundling score --floors --gold twitter-gmner --split test
 """
-
-
-_FOREIGN_FATE = {
-    "isr": "answer no query",
-    "refineg": "count as wrong in MNER; the rule drops posts without gold elsewhere",
-}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,7 +59,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_RULES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pred", nargs="?", metavar="PRED.jsonl", help="predictions, a post a line")
+    parser.add_argument(
+        "pred",
+        nargs="?",
+        metavar="PRED.jsonl",
+        help="predictions, a post a line; with --pred-boxes posts, in any format",
+    )
+    parser.add_argument(
+        "--pred-boxes",
+        choices=("largest", "all"),
+        help="PRED and --against are gold posts of other annotators: an entity answers with "
+        "its largest box, or all boxes are answers (not under rule isr)",
+    )
     parser.add_argument(
         "--gold",
         required=True,
@@ -126,12 +136,13 @@ def _check_call(args: argparse.Namespace) -> None:
         raise InputError("--train is for --floors only; leave it out")
     if not args.floors and not args.pred:
         raise InputError("no predictions given; name PRED.jsonl, or pass --floors")
+    if args.pred_boxes == "all" and args.rule == "isr":
+        raise InputError("--pred-boxes all: rule isr takes one answer an entity; wanted largest")
     if args.resamples < 0 or args.seed < 0:
         raise InputError("--resamples and --seed must be 0 or more")
 
 
 def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from groundling.data.jsonl import read_predictions
     from groundling.scoring import TRIPLE_RULES
     from groundling.scoring.align import align
 
@@ -140,16 +151,14 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     rule = TRIPLE_RULES.get(args.rule)
     lenient = rule is not None and rule.ignores_unknown
     systems = [
-        read_predictions(path, scheme, keep_unknown=lenient)
-        for path in (args.pred, args.against)
-        if path
+        _read_system(args, path, scheme, lenient) for path in (args.pred, args.against) if path
     ]
     for path, system in zip((args.pred, args.against), systems, strict=False):
-        _warn_unsound(args, path, align(posts, system), split)
-        _warn_of_predictions(args, path, system, scheme)
-        _warn_of_convention(args, path, gold, system)
+        warn_unsound(args, path, align(posts, system), split)
+        warn_of_predictions(args, path, system, scheme)
+        warn_of_convention(args, path, gold, system)
     if posts and not any(post.entities for post in posts):
-        _warn(args, f"{args.gold}: split {split} has no entity at all; is it tagged?")
+        warn(args, f"{args.gold}: split {split} has no entity at all; is it tagged?")
     report = _score_isr if rule is None else _score_rule
     values, text = report(posts, systems, args, scheme)
     aligned = align(posts, systems[0])
@@ -168,6 +177,27 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         values["against"] = {"file": args.against, **values["against"]}
     entities = sum(len(post.entities) for post in posts)
     return values, f"{args.pred}: split {split}, {len(posts)} posts, {entities} entities\n{text}"
+
+
+def _read_system(
+    args: argparse.Namespace, path: str, scheme: Scheme, lenient: bool
+) -> Sequence[PostPrediction]:
+    """Predictions, or with --pred-boxes the posts of another annotator as predictions."""
+    from groundling.data.annotators import as_predictions
+    from groundling.data.formats import guess_format, read_splits
+    from groundling.data.jsonl import read_predictions
+
+    source = Path(path)
+    if args.pred_boxes is None:
+        if source.is_dir():
+            raise InputError(
+                f"{path}: a folder, not predictions; --pred-boxes scores posts of an annotator"
+            )
+        return read_predictions(path, scheme, keep_unknown=lenient)
+    only = [] if source.is_file() else [args.split or "test"]
+    form = guess_format(source)
+    said = read_splits(source, form, args.images, only=only, scheme=scheme, boxes=args.boxes)[0]
+    return as_predictions(said.posts, args.pred_boxes)
 
 
 class _Options(TypedDict):
@@ -225,9 +255,7 @@ def _floors(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     split = args.split or gold.name
     floors = score_floors(gold.posts, _sizes(args, gold), _mean_person(args), scheme)
     if "mean-person" not in floors:
-        _warn(
-            args, "no train split with people in it, so no mean-person; name one with --train SRC"
-        )
+        warn(args, "no train split with people in it, so no mean-person; name one with --train SRC")
     values: dict[str, Any] = {"rule": "isr", "split": split}
     for name in FLOORS:
         values[name] = floors[name].to_json()["accuracy"] if name in floors else None
@@ -287,83 +315,8 @@ def _sizes(args: argparse.Namespace, split: Split) -> Mapping[str, tuple[int, in
             continue
     if len(sizes) < len(split.posts):
         missing = len(split.posts) - len(sizes)
-        _warn(
+        warn(
             args,
             f"{missing} of {len(split.posts)} posts have no readable picture; pass --images DIR",
         )
     return sizes
-
-
-def _warn_unsound(args: argparse.Namespace, path: str, aligned: Alignment, split: str) -> None:
-    """Say on stderr, a line each, what will silently cost points."""
-    posts = len(aligned.posts)
-    if aligned.absent or aligned.failed:
-        _warn(
-            args,
-            f"{path}: of {posts} gold posts {aligned.absent} absent, {aligned.failed} error "
-            "records; their entities count as wrong",
-        )
-    if aligned.foreign:
-        fate = _FOREIGN_FATE.get(args.rule, "count as wrong")
-        _warn(
-            args,
-            f"{path}: posts that are not in split {split}: {len(aligned.foreign)} "
-            f"(first: {aligned.foreign[0].id}); their predictions {fate}",
-        )
-    if args.rule == "span" and aligned.spanless:
-        _warn(
-            args,
-            f"{path}: predictions without start and end: {aligned.spanless}; "
-            "rule span counts them as wrong in GMNER",
-        )
-
-
-def _warn_of_predictions(
-    args: argparse.Namespace, path: str, system: Sequence[PostPrediction], scheme: Scheme
-) -> None:
-    """Say what a converted file may hold: types that the rule ignores, boxes nobody told."""
-    from groundling.records import UNPLACED
-
-    said = [item for post in system for item in post.predictions]
-    unknown = [item.type for item in said if item.type not in scheme.types]
-    if unknown:
-        named = ", ".join(dict.fromkeys(unknown))
-        _warn(
-            args,
-            f"{path}: {len(unknown)} predictions of types outside {scheme.name} ignored: {named}",
-        )
-    if unplaced := sum(item.box == UNPLACED for item in said):
-        _warn(
-            args,
-            f"{path}: {unplaced} predictions with the box [0, 0, 0, 0], not told: wrong but in "
-            "MNER",
-        )
-
-
-def _warn_of_convention(
-    args: argparse.Namespace, path: str, gold: Split, system: Sequence[PostPrediction]
-) -> None:
-    """Say that boxes look like shares of their images, which no rule counts as pixels."""
-    from groundling.images import stored_frame
-    from groundling.scoring.convention import foreign_convention
-
-    def size_of(post: Post) -> tuple[int, int] | None:
-        if post.id in gold.xml_sizes or post.image is None:
-            return gold.xml_sizes.get(post.id)
-        try:
-            return stored_frame(post.image).upright_wh_px
-        except ImageError:
-            return None
-
-    if convention := foreign_convention(gold.posts, system, size_of):
-        _warn(
-            args,
-            f"{path}: its boxes look like {convention}; wanted pixels of the original image: "
-            "multiply them by its width and height",
-        )
-
-
-def _warn(args: argparse.Namespace, message: str) -> None:
-    """Say it on stderr, and keep it for --json."""
-    args.warnings.append(message)
-    print(f"groundling score: warning: {message}", file=sys.stderr)

@@ -12,6 +12,7 @@ from groundling.cli import tagger_knowledge
 from groundling.cli.recipe import (
     STOPPED,
     add_run_options,
+    check_there,
     configured,
     hush_libraries,
     tell_failures,
@@ -120,6 +121,7 @@ def run_tag(args: argparse.Namespace) -> int:
     from groundling.data.jsonl import write_predictions
 
     check_out(args)
+    check_there(args.run, args.src)
     hush_libraries()
     from groundling.fitted import fitted_config, fitted_scheme, open_fitted
     from groundling.gmner import work_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from groundling.data.ccks import name_in_memory
 from groundling.data.ccks_json import PREDICTED, PredictedEntry, entry, read_values, write_values
-from groundling.data.json_lines import keep_unknown_types, refuse
+from groundling.data.json_lines import answer_box, keep_unknown_types, refuse
 from groundling.data.mentions import Place, nameless, place_runs, surface
 from groundling.data.problems import Report
 from groundling.errors import InputError
@@ -69,7 +69,11 @@ def write_ccks_predictions(
             continue
         text = source_texts.get(post.id, post.text)
         written[post.id] = [
-            entry(_spelling(item, text, post.tokens), scheme.on_disk(item.type), item.box)
+            entry(
+                _spelling(item, text, post.tokens),
+                scheme.on_disk(item.type),
+                None if item.box is None else answer_box(item.box),
+            )
             for item in said.predictions
         ]
     write_values(path, written)

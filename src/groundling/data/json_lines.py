@@ -157,6 +157,21 @@ def box_numbers(box: Box) -> list[float]:
     return [int(v) if v.is_integer() and abs(v) < 2**53 else v for v in values]
 
 
+def answer_box(box: Box) -> Box:
+    """A model's box as it is written: hundredths of a pixel, unless an area is thinner than that.
+
+    Annotated boxes are written as they stand.
+    """
+    x1, x2 = _hundredths(box.x1, box.x2)
+    y1, y2 = _hundredths(box.y1, box.y2)
+    return Box(x1, y1, x2, y2)
+
+
+def _hundredths(low: float, high: float) -> tuple[float, float]:
+    rounded = round(low, 2) + 0.0, round(high, 2) + 0.0  # no -0.0
+    return rounded if (rounded[0] < rounded[1]) == (low < high) else (low, high)
+
+
 def explained(fault: ValidationError, limit: int = 3) -> str:
     """The first faults in one line: where in the object, what was wanted, what was found."""
     parts = []

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from groundling.data.json_lines import (
     Open,
     Text,
     TypeName,
+    answer_box,
     box_numbers,
     keep_unknown_types,
     read_json_lines,
@@ -184,6 +186,16 @@ class _PredictedEntity(Open):
     expression: str | None = None
     score: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_gold(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "boxes" in given and "box" not in given:
+            raise ValueError(
+                "has 'boxes' and no 'box': gold, not a prediction; `groundling score --pred-boxes "
+                "largest` scores one annotator's posts against another's"
+            )
+        return given
+
     @model_validator(mode="after")
     def _span_is_one(self) -> _PredictedEntity:
         if (self.start is None) != (self.end is None):
@@ -245,6 +257,17 @@ def write_predictions(
     write_json_lines(Path(path), lines, _PredictionLine, unique_ids=True, parse_type=parse_type)
 
 
+def as_written(predictions: Iterable[PostPrediction]) -> list[PostPrediction]:
+    """The predictions with their boxes as `write_predictions` writes them, to be scored alike."""
+    return [
+        replace(post, predictions=tuple(map(_rounded, post.predictions))) for post in predictions
+    ]
+
+
+def _rounded(item: Prediction) -> Prediction:
+    return item if item.box is None else replace(item, box=answer_box(item.box))
+
+
 def _prediction(item: _PredictedEntity) -> Prediction:
     box = None if item.box is None else _box(item.box)
     return Prediction(item.name, item.type, box, item.start, item.end, item.expression, item.score)
@@ -265,7 +288,7 @@ def _predicted_entity(item: Prediction) -> dict[str, object]:
         "expression": item.expression,
         "score": None if item.score is None else float(item.score),
     }
-    box = None if item.box is None else box_numbers(item.box)
+    box = None if item.box is None else box_numbers(answer_box(item.box))
     known = {key: value for key, value in given.items() if value is not None}
     return {"name": item.name, "type": item.type, "box": box, **known}
 

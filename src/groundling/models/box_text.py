@@ -1,24 +1,27 @@
 """Boxes as a language model writes them: text in a fixed form, numbers in a convention.
 
-A shared module, no backend. An answer that is not wholly in its form is a `Failure`; nothing is
-searched for, completed or guessed.
+A shared module, no backend. An answer that is not wholly in its form is a `Failure` whose kind
+names its shape (`groundling.replies.KINDS`); nothing is searched for, completed or guessed. Only
+what is certainly around an answer is taken off: one closed thought, tokens of a chat template, a
+code fence.
 
 | form | an answer |
 |---|---|
 | `list` | `[x1, y1, x2, y2]` |
 | `qwen2-vl` | `(x1,y1),(x2,y2)`, with or without `<|box_start|>` and `<|box_end|>` |
-| `bbox-2d` | `{"bbox_2d": [x1, y1, x2, y2]}`, alone, as a list of one, or in a code fence |
+| `bbox-2d` | `{"bbox_2d": [x1, y1, x2, y2]}`, alone or as a list of one |
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from groundling.models.coordinates import Convention, Frame
 from groundling.records import Box, Failure, is_absent
+from groundling.replies import ReplyError, declines, opened, shown, unfenced
+from groundling.strict_json import parse_json
 
 BoxForm = Literal["list", "qwen2-vl", "bbox-2d"]
 """The forms known here."""
@@ -29,7 +32,12 @@ _LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\.?")
 _QWEN2_VL = re.compile(
     rf"(?:<\|box_start\|>)?\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)(?:<\|box_end\|>)?"
 )
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.S)
+_QUOTE = r"""\s*["']?\s*"""
+_TEXT_BOX = re.compile(
+    rf"\[(?=[^\]]*[\"'])(?:{_QUOTE}-?[\d.]+{_QUOTE},){{3}}{_QUOTE}-?[\d.]+{_QUOTE}\]"
+)
+_BARE = re.compile(rf"\(?{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\)?\.?")
+_OTHER_LIST = re.compile(r"\[[^\[\]]*\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +75,20 @@ def read_box(text: str, form: BoxForm) -> list[float] | Failure | None:
 
     The whole answer must be in the given form: `list` is `[x1, y1, x2, y2]`, `qwen2-vl` is
     `(x1,y1),(x2,y2)` with or without its box tokens, `bbox-2d` is one JSON object with `bbox_2d`,
-    alone, as a list of one, or in a code fence. The sentence for "absent" may stand in the
-    quotation marks of A.3. Anything else is a Failure.
+    alone or as a list of one; a code fence may stand around it. The sentence for "absent" may stand
+    in the quotation marks of A.3. Anything else is a Failure, of a kind that names its shape.
     """
-    answer = text.strip()
-    if is_absent(answer.strip('“”"')):
-        return None
-    found = _json_box(answer) if form == "bbox-2d" else _matched(answer, form)
+    try:
+        answer = unfenced(opened(text))
+        if is_absent(answer.strip('“”"')):
+            return None
+        found = _json_box(answer) if form == "bbox-2d" else _matched(answer, form)
+    except ReplyError as fault:
+        return fault.failure("parse")
     if found is not None:
         return found
-    shown = " ".join(answer.split())
-    shown = shown if len(shown) <= 80 else shown[:79] + "…"
-    return Failure(
-        f"neither a box in the form {form} nor the sentence for absent: {shown}", "parse"
-    )
+    reason = f"neither a box in the form {form} nor the sentence for absent: {shown(answer)}"
+    return Failure(reason, "parse", _kind(answer))
 
 
 def _matched(answer: str, form: BoxForm) -> list[float] | None:
@@ -89,11 +97,8 @@ def _matched(answer: str, form: BoxForm) -> list[float] | None:
 
 
 def _json_box(answer: str) -> list[float] | None:
-    fenced = _FENCE.fullmatch(answer)
-    try:
-        value: Any = json.loads(fenced.group(1) if fenced else answer)
-    except (ValueError, RecursionError):
-        return None
+    """The box of a JSON answer, or None. Raises ReplyError for a key given twice."""
+    value = _parsed(answer)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     box = value.get("bbox_2d") if isinstance(value, dict) else None
@@ -101,3 +106,46 @@ def _json_box(answer: str) -> list[float] | None:
         return None
     numbers = [number for number in box if isinstance(number, int | float)]
     return numbers if len(numbers) == 4 and not any(isinstance(n, bool) for n in box) else None
+
+
+def _parsed(answer: str) -> object:
+    """The JSON value of an answer, or None. Raises ReplyError for a key given twice."""
+    try:
+        return parse_json(answer.encode())
+    except ValueError as fault:
+        if "given twice" in str(fault):
+            raise ReplyError("duplicate-keys", str(fault)) from fault
+        return None
+
+
+def _kind(answer: str) -> str:
+    """The shape of an answer that is none in its form."""
+    boxes = len(_LIST.findall(answer)) + len(_QWEN2_VL.findall(answer))
+    try:
+        value = _parsed(answer)
+    except ReplyError as fault:
+        return fault.kind
+    if boxes > 1:
+        return "two-boxes"
+    if _TEXT_BOX.search(answer):
+        return "strings"
+    if boxes and len(_OTHER_LIST.findall(answer)) > 1:
+        return "list-then-list"
+    if _box_alone(answer, value):
+        return "other-form"
+    if isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(v, dict) for v in value)
+    ):
+        return "other-keys"
+    if boxes:
+        return "prose"
+    return "refused" if declines(answer) else "no-box"
+
+
+def _box_alone(answer: str, value: object) -> bool:
+    """Whether an answer is one box and nothing else, in whatever form."""
+    one = value[0] if isinstance(value, list) and len(value) == 1 else value
+    keyed = (
+        isinstance(one, dict) and isinstance(one.get("bbox_2d"), list) and len(one["bbox_2d"]) == 4
+    )
+    return keyed or any(form.fullmatch(answer) for form in (_LIST, _QWEN2_VL, _BARE))

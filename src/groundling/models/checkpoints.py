@@ -5,7 +5,6 @@ A shared module, no backend.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from groundling.models import lora
 from groundling.models.families import Family, family_of
 from groundling.models.opening import OPENING_FAULTS, usable_device
 from groundling.models.quiet import quiet_library
+from groundling.models.weights import demand_numbers, demand_sizes
 from groundling.records import EntityType, parse_entity_type
+from groundling.strict_json import parse_json
 
 
 def open_checkpoint(
@@ -35,6 +36,7 @@ def open_checkpoint(
         with quiet_library():
             config = AutoConfig.from_pretrained(checkpoint)
             family = family_of(config)
+            demand_sizes(checkpoint)
             if four_bit:
                 how["quantization_config"] = _four_bits(family, dtype)
             model, told = AutoModelForImageTextToText.from_pretrained(
@@ -53,6 +55,7 @@ def open_checkpoint(
             f"{checkpoint}: {len(missing)} weights are missing, first {missing[0]}; "
             "transformers would leave them random"
         )
+    demand_numbers(checkpoint, model.named_parameters())
     if four_bit:
         _keep_exact(lora.linear_layers(model, family.linear_layers))
     return model, processor
@@ -92,7 +95,9 @@ def read_known_names(path: Path) -> frozenset[tuple[str, EntityType]] | None:
     if not path.is_file():
         return None
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_bytes())
+        if not isinstance(entries, list):
+            raise TypeError(f"got {type(entries).__name__}")
         return frozenset((str(name), parse_entity_type(type)) for name, type in entries)
     except (ValueError, TypeError, AttributeError, InputError) as fault:
         raise DataError(path, f"wanted a JSON list of [name, type]: {fault}") from fault

@@ -149,4 +149,4 @@ def inside_picture(box: Box, size_wh_px: Size, where: str = "") -> Box:
 
 
 def _failure(reason: str) -> Failure:
-    return Failure(f"not a box: {reason}", "parse")
+    return Failure(f"not a box: {reason}", "parse", "outside")

@@ -22,6 +22,7 @@ from PIL import Image
 from groundling.errors import ImageError, InputError
 from groundling.images import load_image
 from groundling.models.base import Embedder
+from groundling.models.weights import demand_numbers
 
 Vectors = npt.NDArray[np.float32]
 
@@ -33,12 +34,13 @@ _BATCH = 64
 
 @contextmanager
 def _opening(path: str) -> Iterator[None]:
+    from groundling.models.opening import OPENING_FAULTS
     from groundling.models.quiet import quiet_library
 
     try:
         with quiet_library():
             yield
-    except (OSError, ValueError) as fault:
+    except OPENING_FAULTS as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(f"{path}: no encoder that can be opened: {reason}") from fault
 
@@ -110,6 +112,7 @@ class TextEncoder:
         source = packaged_minilm() if path == MINILM else path
         with _opening(path):
             model = AutoModel.from_pretrained(source, use_safetensors=True).to(device)
+            demand_numbers(path, model.named_parameters())
             return cls(model, AutoTokenizer.from_pretrained(source))
 
     @torch.no_grad()
@@ -153,6 +156,7 @@ class ImageEncoder:
             model = AutoModel.from_pretrained(path, use_safetensors=True).to(device)
             if not hasattr(model, "get_image_features"):
                 raise InputError(f"{path}: no image features; wanted CLIP, SigLIP or their like")
+            demand_numbers(path, model.named_parameters())
             return cls(model, AutoImageProcessor.from_pretrained(path))
 
     @torch.no_grad()

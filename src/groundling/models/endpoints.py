@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from groundling.models.api.assistant import ApiAssistant
     from groundling.models.api.expert import ApiExpert
     from groundling.models.api.grounder import ApiDirectGrounder
-    from groundling.models.api.ledger import Prices
+    from groundling.models.api.ledger import Ledger, Prices
     from groundling.models.api.writer import ApiWriter
 
 
@@ -53,19 +53,27 @@ class Bill:
 class Endpoint:
     """An endpoint that is open for use; its roles share connections, cache, ledger and pictures.
 
-    `cache` is a folder for answers, `ledger` a file for the account; either may be left out. Raises
-    InputError where the ledger is in use or unreadable, or where the key cannot be sent safely.
+    `cache` is a folder for answers, `ledger` a file for the account, or an account that others
+    share (`open_account`); either may be left out. Raises InputError where the ledger is in use or
+    unreadable, or where the key cannot be sent safely.
     """
 
     def __init__(
-        self, config: EndpointConfig, *, cache: Path | None = None, ledger: Path | None = None
+        self,
+        config: EndpointConfig,
+        *,
+        cache: Path | None = None,
+        ledger: Path | Ledger | None = None,
     ) -> None:
         from groundling.models.api.cache import AnswerCache
         from groundling.models.api.client import ApiClient
         from groundling.models.api.ledger import Ledger
         from groundling.models.api.pictures import PictureEncoder
 
-        account = Ledger(ledger, _prices(config), _usd(config.budget))
+        shared = ledger if isinstance(ledger, Ledger) else None
+        own = None if isinstance(ledger, Ledger) else ledger
+        terms = _prices(config), _usd(config.budget)
+        account = Ledger(own, *terms) if shared is None else shared.beside(*terms)
         try:
             kept = None if cache is None else AnswerCache(cache)
             self.client = ApiClient(config, cache=kept, ledger=account)
@@ -176,6 +184,16 @@ class EndpointSampler:
         if self._endpoint is not None:
             self._endpoint.close()
             self._endpoint = None
+
+
+def open_account(path: Path) -> Ledger:
+    """The account that several endpoints keep in one file: what one spends, all have spent.
+
+    Close it after them. Raises InputError where the file is in use or unreadable.
+    """
+    from groundling.models.api.ledger import Ledger
+
+    return Ledger(path)
 
 
 def endpoint_config(overrides: Mapping[str, object], path: Path | None = None) -> EndpointConfig:

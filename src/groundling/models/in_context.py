@@ -15,7 +15,7 @@ from groundling.models.base import Case, LocatedCase, Question, Solved
 from groundling.models.coordinates import Convention, ConventionName, Frame
 from groundling.prompts import Message, entity_phrase
 from groundling.records import Box, Failure
-from groundling.replies import json_value
+from groundling.replies import ReplyError, json_value
 
 TASK = """\
 You are given posts with their pictures. For a named entity of a post, say where it is in the \
@@ -68,7 +68,7 @@ def in_context_question(
 def _read(answer: str, frame: Frame, convention: Convention) -> LocatedCase:
     value = json_value(answer)
     if not isinstance(value, dict) or not {"box"} <= value.keys() <= {"box", "reasoning"}:
-        raise ValueError('wanted a JSON object with the keys "reasoning" and "box"')
+        raise ReplyError("other-keys", 'wanted a JSON object with the keys "reasoning" and "box"')
     reasons, box = value.get("reasoning", ""), value["box"]
     if not isinstance(reasons, str):
         raise ValueError('"reasoning" is not text')
@@ -78,7 +78,7 @@ def _read(answer: str, frame: Frame, convention: Convention) -> LocatedCase:
         raise ValueError('"box" is neither null nor four numbers')
     found = convention.to_box(box, frame)
     if isinstance(found, Failure):
-        raise ValueError(found.reason)
+        raise ReplyError("outside", found.reason)
     return found, reasons
 
 

@@ -13,18 +13,25 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from groundling import team
 from groundling.errors import InputError
 from groundling.models.saving import saving
+from groundling.models.stored_adapter import (
+    Scale,
+    layer_of,
+    naming_of,
+    renamed,
+    settings_of,
+    told_scale,
+    weights_of,
+)
 
 NAME = "default"
 """PEFT's own default name; TRL takes π_ref to be π_{t−1} only for an adapter of this name."""
@@ -62,20 +69,18 @@ def linear_layers(model: Any, pattern: str) -> dict[str, nn.Linear]:
     }
 
 
-def attach(model: Any, rank: int, alpha: float, targets: str, seed: int) -> Any:
+def attach(model: Any, rank: int, alpha: float, targets: str, seed: int, **scaling: Any) -> Any:
     """Wrap `model` with a fresh adapter that changes nothing yet; freeze all the rest.
 
-    `targets` is a pattern that the names of the adapted layers match in full. Raises InputError
-    where it matches nothing, or more than linear layers of the language model: features of pictures
-    are kept, so the vision tower must stay as it is.
+    `targets` is a pattern that the names of the adapted layers match in full; `scaling` holds
+    PEFT's `use_rslora`, `rank_pattern` and `alpha_pattern`. Raises InputError where the pattern
+    matches nothing, or more than linear layers of the language model: features of pictures are
+    kept, so the vision tower must stay as it is.
     """
     inside = linear_layers(model, _INSIDE)
     found = {path for path, _ in model.named_modules() if re.fullmatch(targets, path)}
     if not found or not found <= inside.keys():
-        raise InputError(
-            f"no adapter can be on {min(found - inside.keys(), default=targets)}; "
-            f"wanted linear layers of the language model, such as {_last_parts(inside)}"
-        )
+        raise InputError(_not_on(min(found - inside.keys(), default=targets), inside))
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -83,6 +88,7 @@ def attach(model: Any, rank: int, alpha: float, targets: str, seed: int) -> Any:
         bias="none",
         target_modules=targets,
         task_type="CAUSAL_LM",
+        **scaling,
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT still asks by the name that transformers 5.23 has renamed
@@ -90,6 +96,13 @@ def attach(model: Any, rank: int, alpha: float, targets: str, seed: int) -> Any:
         wrapped = get_peft_model(model, settings, adapter_name=NAME)
     restart(wrapped, seed)
     return wrapped.eval()
+
+
+def _not_on(name: Any, inside: Iterable[str]) -> str:
+    return (
+        f"no adapter can be on {name}; wanted linear layers of the language model, such as "
+        f"{_last_parts(inside)}"
+    )
 
 
 def restart(model: Any, seed: int) -> None:
@@ -135,60 +148,92 @@ def save(model: Any, folder: Path) -> None:
         path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-class Stored(NamedTuple):
-    """What a stored adapter says of itself; `targets` is the pattern of its layers' names."""
+def attach_stored(model: Any, folder: Path) -> Any:
+    """Wrap `model` with a fresh adapter on the layers and at the scales of the one in `folder`.
 
-    rank: int
-    alpha: float
-    targets: str
-
-
-def settings_of(folder: Path) -> Stored:
-    """Rank, α and layers of a stored adapter; raises InputError where `folder` holds none.
-
-    Other programs store a list of layers' names, which stands for those in the language model.
+    Layers may be named as they are today or as before transformers 4.52. Raises InputError where
+    the folder holds no adapter, one that does not fit, and one that would compute otherwise here.
     """
-    if not (folder / "adapter_config.json").is_file():
-        raise InputError(f"{folder}: no adapter_config.json; wanted a folder that PEFT wrote")
-    settings = LoraConfig.from_pretrained(folder)
-    targets = settings.target_modules or ()
-    pattern = targets if isinstance(targets, str) else within(*sorted(targets))
-    return Stored(int(settings.r), float(settings.lora_alpha), pattern)
+    stored = settings_of(folder)
+    weights = weights_of(folder)
+    inside = linear_layers(model, _INSIDE)
+    naming = naming_of(weights, inside)
+    by_list = not isinstance(stored.config.target_modules, str)
+    paths = stored.layers(inside if by_list else dict(model.named_modules()), naming)
+    stray = {naming.by_model(layer_of(key)) for key in weights} - paths - inside.keys()
+    if not paths or stray:
+        named = min(stray, default=stored.config.target_modules)
+        raise InputError(f"{folder}: {_not_on(named, inside)}")
+    try:
+        return attach(
+            model,
+            int(stored.config.r),
+            stored.config.lora_alpha,
+            _pattern(model, paths, stored.config.target_modules),
+            seed=0,
+            use_rslora=stored.config.use_rslora,
+            rank_pattern=stored.ranks(paths, naming),
+            alpha_pattern=stored.alphas(paths, naming),
+        )
+    except InputError as fault:
+        raise InputError(f"{folder}: {fault}") from fault
+
+
+def _pattern(model: Any, paths: set[str], targets: Any) -> str:
+    """A pattern that matches these parts of a model and no others; a short one where there is."""
+    short = targets if isinstance(targets, str) else within(*sorted(targets))
+    named = (path for path, _ in model.named_modules())
+    if {path for path in named if re.fullmatch(short, path)} == paths:
+        return short
+    return "|".join(map(re.escape, sorted(paths)))
 
 
 def read(model: Any, folder: Path) -> dict[str, torch.Tensor]:
     """The weights of the adapter in `folder`, which fit those of `model`, by PEFT's names.
 
-    Raises InputError where the folder holds no adapter, or one of another rank, α or set of layers.
+    Raises InputError where the folder holds no adapter, or one of other ranks, scales or layers.
     """
     own = model.peft_config[NAME]
     stored = settings_of(folder)
-    if (stored.rank, stored.alpha) != (own.r, own.lora_alpha):
+    if stored.told != told_scale(own):
         raise InputError(
-            f"{folder}: adapter of rank {stored.rank}, alpha {stored.alpha:g}; "
-            f"wanted {own.r}, {own.lora_alpha:g}: load the writer with those settings"
+            f"{folder}: adapter of {stored.told}; wanted {told_scale(own)}: load the writer with "
+            "those settings"
         )
-    try:
-        weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as fault:
-        raise InputError(f"{folder}: adapter_model.safetensors cannot be read ({fault})") from fault
     expected = _stored_names(model)
-    held, wanted = (_last_parts(_layer(key) for key in keys) for keys in (weights, expected))
+    layers = {layer_of(key) for key in expected}
+    weights = weights_of(folder)
+    naming = naming_of(weights, layers)
+    weights = renamed(weights, naming)
+    held, wanted = (_last_parts(map(layer_of, keys)) for keys in (weights, expected))
     if held != wanted:
         raise InputError(
             f"{folder}: adapter on {held}; wanted {wanted}: load the writer with those targets"
         )
-    odd = sorted(weights.keys() ^ expected.keys()) + sorted(
-        name
-        for name in weights.keys() & expected.keys()
-        if weights[name].shape != expected[name].shape
+    odd = sorted(weights.keys() ^ expected.keys()) or sorted(
+        name for name in weights if weights[name].shape != expected[name].shape
     )
     if odd:
         raise InputError(
             f"{folder}: {len(odd)} tensors do not fit this model, first {odd[0]}; "
             "wanted an adapter trained on the same base model"
         )
+    scales = stored.scales(layers, naming)
+    if other := [path for path, scale in sorted(_scales(model).items()) if scale != scales[path]]:
+        raise InputError(
+            f"{folder}: {other[0]} has a rank or alpha of its own ({len(other)} such layers); "
+            "load the writer from this folder"
+        )
     return weights
+
+
+def _scales(model: Any) -> dict[str, Scale]:
+    """Rank and factor of each adapted layer, by its name in the base model."""
+    return {
+        path: Scale(layer.r[NAME], layer.scaling[NAME])
+        for path, layer in model.get_base_model().named_modules()
+        if isinstance(layer, LoraLayer)
+    }
 
 
 def load(model: Any, folder: Path) -> None:
@@ -212,7 +257,7 @@ def _stored_names(model: Any) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """Inside, every adapted layer is one matrix W + (α / r) B A, without gradients.
+    """Inside, every adapted layer is one matrix W + scale · B A, without gradients.
 
     On leaving, the base weights are the very tensors that they were: PEFT's own merge subtracts
     what it added, which rounds. Models in half precision or in 4 bits, where the sum would round,
@@ -245,11 +290,6 @@ def merged(model: Any) -> Iterator[None]:
 
 def _layers(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
-
-
-def _layer(key: str) -> str:
-    """The layer that a stored tensor adapts: its name without `.lora_A.weight`."""
-    return key.partition(".lora_")[0]
 
 
 def _last_parts(paths: Iterable[str]) -> str:

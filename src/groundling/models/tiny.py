@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from groundling import team
@@ -20,9 +20,12 @@ from groundling.errors import ImageError, InputError
 from groundling.images import PictureKey, load_image, picture_key
 from groundling.models.base import GroundingExample
 from groundling.models.coordinates import answered_box
+from groundling.models.grounding import NO_NUMBER
 from groundling.models.saving import saving
 from groundling.models.tiny_net import TinyGrounderConfig, TinyGrounderNet
+from groundling.models.weights import read_net, stored_shapes
 from groundling.records import Box, Failure, Grounded
+from groundling.strict_json import read_object
 
 PAD, START, UNKNOWN = 0, 1, 2
 _FIRST_WORD = 3
@@ -53,12 +56,13 @@ class TinyGrounder:
                 f"{folder}: no grounder here; wanted config.json and model.safetensors"
             )
         try:
-            raw = json.loads(config_file.read_text(encoding="utf-8"))
+            raw = read_object(config_file)
             raw["words"] = tuple(raw["words"])
-            net = TinyGrounderNet(TinyGrounderConfig(**raw))
-            net.load_state_dict({name: t.float() for name, t in load_file(weights).items()})
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as fault:
-            reason = str(fault).splitlines()[0]
+            config = TinyGrounderConfig(**raw)
+            _demand_config(config, len(stored_shapes(weights)))
+            net = read_net(weights, lambda: TinyGrounderNet(config))
+        except (ValueError, KeyError, TypeError, InputError) as fault:
+            reason = str(fault).partition("\n")[0]
             raise InputError(f"{folder}: not a grounder of this kind ({reason})") from fault
         return cls(net.eval())
 
@@ -152,6 +156,9 @@ class TinyGrounder:
                 width, height = self._load(path)[1]
                 for row, (x1, y1, x2, y2), score in zip(by_picture[path], of_path, of_score):  # noqa: B905
                     box = Box(x1 * width, y1 * height, x2 * width, y2 * height)
+                    if not all(map(math.isfinite, (*box.xyxy, score))):
+                        answers[row] = Failure(NO_NUMBER, "model")
+                        continue
                     inside = answered_box(box, (width, height))
                     answers[row] = (
                         inside if isinstance(inside, Failure) else Grounded(inside, score)
@@ -184,3 +191,15 @@ class TinyGrounder:
             if len(self._cells) > self.kept_pictures:
                 self._cells.popitem(last=False)
         return self._cells[key]
+
+
+def _demand_config(config: TinyGrounderConfig, tensors: int) -> None:
+    """Raise ValueError for sizes that no network has; `tensors` are those stored beside them."""
+    for name, value in asdict(config).items():
+        if name == "words":
+            if not all(isinstance(word, str) for word in value):
+                raise ValueError("words: wanted texts")
+        elif type(value) is not int or value < 1:
+            raise ValueError(f"{name}: got {value!r}; wanted a whole number ≥ 1")
+        elif name.endswith("layers") and value > tensors:
+            raise ValueError(f"{name} {value}, but only {tensors} weights are stored")

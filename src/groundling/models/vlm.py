@@ -60,7 +60,7 @@ class _BoxChat:
     def _box(self, ask: Ask, said: Said) -> tuple[Box | None, float] | Failure:
         if said.logprob is None:
             most = _LONGEST.max_new_tokens
-            return Failure(f"the answer was cut off after {most} tokens", "parse")
+            return Failure(f"the answer was cut off after {most} tokens", "parse", "cut")
         box = self._words.read(said.text, self._frame(ask.image))
         return box if isinstance(box, Failure) else (box, math.exp(said.logprob))
 
@@ -101,7 +101,7 @@ class VlmGrounder(_BoxChat):
             if isinstance(answer, Failure):
                 found.append(answer)
             elif answer[0] is None:
-                found.append(Failure("the grounder says that nothing is there", "parse"))
+                found.append(Failure("the grounder says that nothing is there", "parse", "absent"))
             else:
                 found.append(Grounded(answer[0], answer[1]))
         return found

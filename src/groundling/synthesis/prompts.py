@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from groundling.prompts import Message, type_lines
 from groundling.records import Entity, Post, Scheme
-from groundling.replies import json_value
+from groundling.replies import ReplyError, json_value, read_text
 
 Tokenise = Callable[[str], tuple[str, ...]]
 """How a text becomes tokens."""
@@ -29,6 +29,9 @@ Describe in at most 150 words, for somebody who is to write further posts and an
 subject and tone; how names are written; what is marked; and above all what looks like an entity \
 but is not marked here. Answer with the description and nothing else."""
 """Asks for the domain's profile. Ours."""
+
+PROFILE_WORDS = (5, 600)
+"""Fewest and most words of a profile that is taken; it is asked for in 150."""
 
 SENTENCES = """\
 You write labelled sentences to train a named-entity tagger in a narrow domain.
@@ -106,11 +109,11 @@ def marked(post: Post) -> str:
 
 
 def read_profile(answer: str) -> str:
-    """A profile in one line. Raises ValueError for an empty one."""
-    text = " ".join(answer.split())
-    if not text:
-        raise ValueError("the description is empty")
-    return text
+    """A profile in one line. Raises ReplyError for what describes no domain.
+
+    It goes into every later prompt, so a refusal or a few words of consent must not pass.
+    """
+    return read_text(answer, *PROFILE_WORDS)
 
 
 def read_sentences(answer: str) -> tuple[Sentence, ...]:
@@ -121,7 +124,7 @@ def read_sentences(answer: str) -> tuple[Sentence, ...]:
     value = json_value(answer)
     rows = value.get("sentences") if isinstance(value, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise ValueError('wanted a JSON object with a list "sentences"')
+        raise ReplyError("other-keys", 'wanted a JSON object with a list "sentences"')
     return tuple(map(_sentence, rows))
 
 

@@ -13,6 +13,7 @@ from groundling.models.api.wire import Chat, with_pictures
 from groundling.models.base import Question
 from groundling.prompts import Message
 from groundling.records import Failure, Frame
+from groundling.replies import ReplyError
 
 T = TypeVar("T")
 
@@ -82,7 +83,8 @@ class _Talk(Generic[T]):
             self.question.read(text, self.frames)
         except ValueError as fault:
             self._unread = (text, str(fault))
-            return Failure(str(fault), "answer")
+            kind = fault.kind if isinstance(fault, ReplyError) else "content"
+            return Failure(str(fault), "answer", kind)
         return None
 
     def complain(self) -> bool:

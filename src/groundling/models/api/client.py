@@ -192,7 +192,8 @@ class ApiClient:
 
     def _paid(self, body: bytes, chat: Chat, n: int) -> Reply | _Setback | Failure:
         """One try, entered in the ledger before and after."""
-        reservation = self.ledger.reserve(Usage(chat.input_tokens, chat.max_tokens * n))
+        unknown = 0 if self.config.picture_tokens else chat.picture_tokens
+        reservation = self.ledger.reserve(Usage(chat.input_tokens, chat.max_tokens * n), unknown)
         if reservation is None:
             return Failure("the budget is used up; run again with a larger one", "budget")
         try:
@@ -200,9 +201,9 @@ class ApiClient:
         except BaseException:
             self.ledger.settle(reservation, None, charged=True)
             raise
-        self._listen(outcome)
         charged = isinstance(outcome, Reply) or outcome.charged
         self.ledger.settle(reservation, outcome.usage, charged=charged)
+        self._listen(outcome)
         if isinstance(outcome, Reply):
             with self._lock:
                 self._failed_in_a_row = 0

@@ -10,6 +10,7 @@ from groundling.models.api.pictures import PictureEncoder
 from groundling.models.api.wire import Chat, with_pictures
 from groundling.prompts import expert_messages
 from groundling.records import Box, Expression, Failure, is_absent
+from groundling.replies import ReplyError, read_expression
 
 
 class ApiExpert:
@@ -45,15 +46,15 @@ class ApiExpert:
         answer = answers if isinstance(answers, Failure) else answers[0]
         if isinstance(answer, Failure):
             return answer
-        return Expression(_one_line(answer.text), self.source)
+        return Expression(read_expression(answer.text), self.source)
 
 
 def _complaint(text: str) -> Failure | None:
     """What is wrong with a description of a region that is marked, and so is there."""
-    if is_absent(_one_line(text)):
-        return Failure("says that a marked entity does not appear", "answer")
+    try:
+        said = read_expression(text)
+    except ReplyError as fault:
+        return fault.failure("answer")
+    if is_absent(said):
+        return Failure("says that a marked entity does not appear", "answer", "absent")
     return None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

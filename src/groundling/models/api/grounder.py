@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from groundling.models.api.client import ApiClient
@@ -42,7 +43,7 @@ class ApiDirectGrounder:
     def _read(self, text: str, frame: Frame) -> Box | Failure | None:
         """What a text says. One in another form is a failure that another call may mend."""
         found = self._words.read(text, frame)
-        return Failure(found.reason, "answer") if isinstance(found, Failure) else found
+        return replace(found, stage="answer") if isinstance(found, Failure) else found
 
     def _chat(self, place: int, query: Query, frames: dict[int, Frame]) -> Chat:
         config, picture = self._client.config, self._pictures.encode(query.image)

@@ -70,7 +70,8 @@ class EndpointConfig(Section):
     price_output: NonNegative | None = None
     """Price of a million answer tokens, in US dollars."""
     budget: NonNegative | None = None
-    """Most that may be spent in all, runs before this one included, in US dollars."""
+    """Most that may be spent in all, in US dollars: by all stages of a run together, and by runs
+    before this one."""
     picture_tokens: Count | None = None
     """Most prompt tokens of one picture, for the budget; null takes a token per 14 × 14 pixels."""
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from groundling.models.api.settings import Server
 from groundling.prompts import Message
 from groundling.records import Failure
+from groundling.replies.shapes import CHARACTERS_A_TOKEN
 from groundling.strict_json import parse_json
 
 STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
@@ -265,18 +266,22 @@ def _read_choice(
 ) -> Choice | Failure:
     message, text = choice.message, (choice.message.content or "").strip()
     if message.refusal:
-        return Failure(f"refused: {server_words(message.refusal, hide)}", "answer")
+        return Failure(f"refused: {server_words(message.refusal, hide)}", "answer", "refused")
+    if len(text) > CHARACTERS_A_TOKEN * chat.max_tokens:
+        reason = f"{len(text)} characters, where {chat.max_tokens} tokens were asked for"
+        return Failure(reason, "answer", "beyond-limit")
     cut = choice.finish_reason == "length"
-    if cut and chat.keep_cut:
+    if cut and chat.keep_cut and text:
         return Choice(text)
     if cut:
-        return Failure(f"cut off at {chat.max_tokens} tokens; raise max_tokens", "answer")
+        reason = f"cut off at {chat.max_tokens} tokens; raise max_tokens"
+        return Failure(reason, "answer", "cut")
     if choice.finish_reason == "content_filter":
-        return Failure("withheld by a content filter", "answer")
+        return Failure("withheld by a content filter", "answer", "filtered")
     if choice.finish_reason not in STOPPED:
         return Failure(f"ended by {choice.finish_reason!r}; wanted 'stop'", "answer")
     if not text:
-        return Failure("an empty answer", "answer")
+        return Failure("an empty answer", "answer", "empty")
     known = server == "vllm" and text == message.content
     return Choice(text, _logprob(choice) if known else None)
 

@@ -17,6 +17,7 @@ from groundling.images import OpenImage
 from groundling.models.coordinates import Size
 from groundling.models.grounding import Compute
 from groundling.models.opening import opening, refuse_gaps, save_model, usable_device
+from groundling.models.weights import demand_numbers, demand_sizes
 
 
 def open_detector(
@@ -29,10 +30,12 @@ def open_detector(
     """
     device = usable_device(compute.device)
     with opening(checkpoint):
-        kind = AutoConfig.from_pretrained(checkpoint).model_type
+        config = AutoConfig.from_pretrained(checkpoint)
+        kind = config.model_type
         if kind not in classes:
             wanted = " or ".join(classes)
             raise InputError(f"{checkpoint}: a model of type {kind}; wanted {wanted}")
+        demand_sizes(checkpoint)
         model, report = classes[kind].from_pretrained(
             checkpoint,
             dtype=compute.dtype,
@@ -42,6 +45,7 @@ def open_detector(
         )
         processor = AutoProcessor.from_pretrained(checkpoint)
     refuse_gaps(checkpoint, report)
+    demand_numbers(checkpoint, model.named_parameters())
     lacking = [part for part in ("image_processor", "tokenizer") if not hasattr(processor, part)]
     if lacking:
         raise InputError(f"{checkpoint}: no {' and no '.join(lacking)} here; fetch them too")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
 import re
@@ -23,6 +22,8 @@ from groundling.models.ofa.config import OFAConfig
 from groundling.models.ofa.model import OFAModel
 from groundling.models.ofa.tokenizer import OFATokenizer
 from groundling.models.opening import opening
+from groundling.models.weights import demand_numbers, demand_sizes
+from groundling.strict_json import read_object
 
 _TIED = tuple(OFAModel._tied_weights_keys)
 _SHARED = "encoder.embed_tokens.weight"
@@ -60,6 +61,7 @@ def open_model(folder: Path, dtype: torch.dtype) -> OFAModel:
     A folder with `pytorch_model.bin` alone is given a `model.safetensors` beside it first.
     """
     config = load_config(folder / "config.json")
+    demand_sizes(folder)
     keep_as_safetensors(folder, config)
     with opening(folder):
         model, info = OFAModel.load_with_report(folder, config, dtype)
@@ -69,6 +71,7 @@ def open_model(folder: Path, dtype: torch.dtype) -> OFAModel:
     faults += [_shape(name, *shapes) for name, *shapes in sorted(info["mismatched_keys"])]
     if faults:
         raise InputError(f"{folder}: not this OFA: {_some(faults)}")
+    demand_numbers(folder, model.named_parameters())
     model.eval()
     return model
 
@@ -78,8 +81,8 @@ def load_config(path: Path) -> OFAConfig:
     if not path.is_file():
         raise InputError(f"{path}: no such file; wanted the configuration of an OFA model")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(raw, dict) or raw.get("model_type") != "ofa":
+        raw = read_object(path)
+        if raw.get("model_type") != "ofa":
             raise InputError(f"{path}: not the configuration of an OFA model (model_type 'ofa')")
         config: OFAConfig = OFAConfig.from_dict(raw)
         problems = config.unsupported()
@@ -109,6 +112,7 @@ def read_torch_file(path: Path, *, namespaces: bool = False) -> Any:
     Raises InputError for what is no such file or holds objects of another kind.
     """
     allowed: list[Any] = [argparse.Namespace] if namespaces else []
+    _demand_plain_zip(path)
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(
@@ -128,6 +132,20 @@ def read_torch_file(path: Path, *, namespaces: bool = False) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as fault:
         reason = str(fault).strip().partition("\n")[0]
         raise InputError(f"{path}: no file of torch.save, or a damaged one: {reason}") from fault
+
+
+def _demand_plain_zip(path: Path) -> None:
+    """torch.save never compresses: a compressed member may unpack to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return  # no zip file, or a damaged one: torch tells it
+    if packed:
+        raise InputError(
+            f"{path}: its member {packed[0].filename} is compressed, which torch.save never does; "
+            "fetch the file from where it was published"
+        )
 
 
 def checked(state: Any, config: OFAConfig, source: Path) -> dict[str, torch.Tensor]:
@@ -158,6 +176,7 @@ def checked(state: Any, config: OFAConfig, source: Path) -> dict[str, torch.Tens
     ]
     if faults:
         raise InputError(f"{source}: not this OFA: {_some(faults)}")
+    demand_numbers(source, tensors.items())
     return tensors
 
 

@@ -16,16 +16,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from groundling import team
 from groundling.config_gmner import TaggerConfig
-from groundling.errors import InputError
+from groundling.errors import DataError, InputError
 from groundling.models.taggers.characters import Characters, alphabet_of
 from groundling.models.taggers.crf import Transitions
 from groundling.models.taggers.labels import Labels
 from groundling.models.taggers.pictures import Pictures, Seen, open_pictures
-from groundling.models.taggers.saved import fill_weights, read_facts
+from groundling.models.taggers.saved import read_facts, read_filled, texts
 from groundling.models.taggers.sequence import SequenceTagger, WordScorer
 from groundling.models.taggers.sight import sight_of
 from groundling.models.taggers.words import PAD, UNKNOWN, Vocabulary, read_vectors
 from groundling.records import Post, Scheme
+from groundling.strict_json import read_object
 
 VOCABULARY = "vocabulary.json"
 
@@ -131,13 +132,15 @@ class BilstmTagger(SequenceTagger[BilstmInputs]):
         """A tagger that `save` wrote. Raises InputError."""
         facts = read_facts(folder, scheme, config)
         try:
-            told = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-            vocabulary, alphabet = Vocabulary(told["words"]), told["alphabet"]
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+            told = read_object(folder / VOCABULARY)
+            words, alphabet = texts(told["words"]), texts(told["alphabet"])
+        except (DataError, KeyError, TypeError) as fault:
             raise InputError(f"{folder / VOCABULARY}: no vocabulary ({fault})") from fault
         pictures = open_pictures(facts.config.vision, device, folder=folder)
-        net = BilstmNet(Labels(scheme.types), facts.config, vocabulary, alphabet, pictures)
-        fill_weights(folder, net)
+        vocabulary, labels = Vocabulary(words), Labels(scheme.types)
+        net = read_filled(
+            folder, lambda: BilstmNet(labels, facts.config, vocabulary, alphabet, pictures)
+        )
         tagger = cls(net.to(device), vocabulary, scheme, facts.config, pictures)
         tagger.temperature = facts.temperature
         return tagger

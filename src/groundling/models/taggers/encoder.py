@@ -14,18 +14,21 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from groundling import team
 from groundling.config_gmner import TaggerConfig
-from groundling.errors import InputError
+from groundling.errors import DataError, InputError
+from groundling.models.opening import OPENING_FAULTS
 from groundling.models.quiet import quiet_library
 from groundling.models.taggers.characters import Characters, alphabet_of
 from groundling.models.taggers.crf import Transitions
 from groundling.models.taggers.labels import Labels
 from groundling.models.taggers.pictures import Pictures, Seen, open_pictures
 from groundling.models.taggers.pieces import Pieces
-from groundling.models.taggers.saved import fill_weights, read_facts
+from groundling.models.taggers.saved import read_facts, read_filled, texts
 from groundling.models.taggers.sequence import SequenceTagger, WordScorer
 from groundling.models.taggers.sight import sight_of
 from groundling.models.taggers.words import WordDropout
+from groundling.models.weights import demand_numbers, demand_sizes
 from groundling.records import Post, Scheme
+from groundling.strict_json import read_json
 
 ALPHABET = "alphabet.json"
 
@@ -150,14 +153,20 @@ class EncoderTagger(SequenceTagger[EncoderInputs]):
         try:
             with quiet_library():
                 found = AutoConfig.from_pretrained(folder)
-                encoder = AutoModel.from_config(found, dtype=torch.float32)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as fault:
+        except OPENING_FAULTS as fault:
             reason = str(fault).partition("\n")[0]
             raise InputError(f"{folder}: its encoder cannot be opened: {reason}") from fault
+        demand_sizes(folder)
         pictures = open_pictures(facts.config.vision, device, folder=folder)
-        net = EncoderNet(encoder, Labels(scheme.types), facts.config, alphabet, pictures)
-        fill_weights(folder, net)
+        labels = Labels(scheme.types)
+
+        def build() -> EncoderNet:
+            with quiet_library():
+                encoder = AutoModel.from_config(found, dtype=torch.float32)
+            return EncoderNet(encoder, labels, facts.config, alphabet, pictures)
+
+        net = read_filled(folder, build)
         tagger = cls(net.to(device), tokenizer, scheme, facts.config, pictures)
         tagger.temperature = facts.temperature
         return tagger
@@ -214,10 +223,11 @@ def open_encoder(checkpoint: str | Path) -> tuple[Any, Any]:
     try:
         with quiet_library():
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, add_prefix_space=True)
+            demand_sizes(checkpoint)
             encoder, told = AutoModel.from_pretrained(
                 checkpoint, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-    except (OSError, ValueError) as fault:
+    except OPENING_FAULTS as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(f"{checkpoint}: no encoder that can be opened: {reason}") from fault
     missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
@@ -226,11 +236,12 @@ def open_encoder(checkpoint: str | Path) -> tuple[Any, Any]:
             f"{checkpoint}: {len(missing)} weights are missing, first {missing[0]}; "
             "transformers would leave them random"
         )
+    demand_numbers(checkpoint, encoder.named_parameters())
     return encoder, tokenizer
 
 
 def _read_alphabet(folder: Path) -> tuple[str, ...]:
     try:
-        return tuple(json.loads((folder / ALPHABET).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as fault:
+        return tuple(texts(read_json(folder / ALPHABET)))
+    except (DataError, TypeError) as fault:
         raise InputError(f"{folder / ALPHABET}: not a list of characters ({fault})") from fault

@@ -23,13 +23,15 @@ from groundling.calibration import choose_temperature
 from groundling.config_gmner import TaggerConfig
 from groundling.errors import InputError
 from groundling.metrics import Floats
+from groundling.models.opening import OPENING_FAULTS
 from groundling.models.quiet import quiet_library
 from groundling.models.taggers.encoder import open_encoder
 from groundling.models.taggers.labels import Labels, Span
 from groundling.models.taggers.pieces import Pieces
 from groundling.models.taggers.pointer_net import Memory, PointerNet, Source, add_types
 from groundling.models.taggers.pointers import END, START, Pointers
-from groundling.models.taggers.saved import Facts, fill_weights, read_facts, write_tagger
+from groundling.models.taggers.saved import Facts, read_facts, read_filled, write_tagger
+from groundling.models.weights import demand_sizes
 from groundling.records import Failure, Mention, Post, Scheme
 
 
@@ -95,15 +97,19 @@ class GenerativeTagger:
         facts = read_facts(folder, scheme, config)
         try:
             with quiet_library():
-                model = AutoModel.from_config(
-                    AutoConfig.from_pretrained(folder), dtype=torch.float32
-                )
+                found = AutoConfig.from_pretrained(folder)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as fault:
+        except OPENING_FAULTS as fault:
             reason = str(fault).partition("\n")[0]
             raise InputError(f"{folder}: its model cannot be opened: {reason}") from fault
-        net = PointerNet(model, Pointers(scheme.types), facts.config.dropout)
-        fill_weights(folder, net)
+        demand_sizes(folder)
+
+        def build() -> PointerNet:
+            with quiet_library():
+                model = AutoModel.from_config(found, dtype=torch.float32)
+            return PointerNet(model, Pointers(scheme.types), facts.config.dropout)
+
+        net = read_filled(folder, build)
         tagger = cls(net.to(device), tokenizer, scheme, facts.config)
         tagger.temperature = facts.temperature
         return tagger

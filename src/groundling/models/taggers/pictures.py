@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 # In transformers 5.17 the public name demands torchvision; the class itself does without.
@@ -26,9 +26,11 @@ from groundling.config_gmner import VisionConfig
 from groundling.errors import ImageError, InputError
 from groundling.images import load_image
 from groundling.models.features import FeatureStore
+from groundling.models.opening import OPENING_FAULTS
 from groundling.models.quiet import quiet_library
 from groundling.models.saving import saving
-from groundling.models.taggers.saved import WEIGHTS, fill_weights
+from groundling.models.taggers.saved import WEIGHTS, read_filled
+from groundling.models.weights import demand_numbers, demand_sizes
 from groundling.records import Failure, Post
 
 CNN = "cnn"
@@ -120,8 +122,8 @@ class Pictures:
 class Tower:
     """A frozen encoder of pictures: the vision side of CLIP or SigLIP, or a ViT."""
 
-    def __init__(self, model: Any, processor: Any, device: str) -> None:
-        self._config, self._processor = model.config, processor
+    def __init__(self, model: Any, processor: Any, device: str, config: Any = None) -> None:
+        self._config, self._processor = config or model.config, processor
         self.net = getattr(model, "vision_model", model).to(device).eval()
 
     @classmethod
@@ -134,9 +136,16 @@ class Tower:
     @classmethod
     def stored(cls, folder: Path, device: str) -> Tower:
         """As `save` left it. Raises InputError."""
-        made = cls(*_opened(folder, lambda: _from_config(folder)), device)
-        fill_weights(folder, made.net)
-        return made
+        config, processor = _opened(folder, lambda: _parts(folder))
+        demand_sizes(folder)
+
+        def build() -> nn.Module:
+            with quiet_library():
+                model: Any = AutoModel.from_config(config, dtype=torch.float32)
+            net: nn.Module = getattr(model, "vision_model", model)
+            return net
+
+        return cls(read_filled(folder, build), processor, device, config)
 
     def save(self, folder: Path) -> None:
         """Write configuration, weights and how pictures are prepared."""
@@ -204,25 +213,26 @@ def _pixels(picture: Image.Image, side: int) -> Tensor:
 
 
 def _pretrained(path: str) -> tuple[Any, Any]:
+    demand_sizes(path)
     model, told = AutoModel.from_pretrained(
         path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     missing = [name for name in told["missing_keys"] if "pooler." not in name]
     if missing:
         raise ValueError(f"weights are missing, first {min(missing)}")
+    demand_numbers(path, model.named_parameters())
     return model, AutoImageProcessor.from_pretrained(path)
 
 
-def _from_config(folder: Path) -> tuple[Any, Any]:
-    model = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    return model, AutoImageProcessor.from_pretrained(folder)
+def _parts(folder: Path) -> tuple[Any, Any]:
+    return AutoConfig.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
 
 
 def _opened(path: str | Path, opening: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
     try:
         with quiet_library():
             model, processor = opening()
-    except (OSError, ValueError) as fault:
+    except OPENING_FAULTS as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(
             f"{path}: no encoder of pictures that can be opened: {reason}; {_WANTED}"

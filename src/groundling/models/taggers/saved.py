@@ -6,19 +6,25 @@ A weight that a network has under several names is stored once, under the first 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from groundling import team
 from groundling.config_gmner import TaggerConfig
 from groundling.errors import InputError
 from groundling.models.saving import saving
+from groundling.models.weights import read_net, repeated_names
 from groundling.records import EntityType, Scheme
+from groundling.strict_json import read_object
+
+Net = TypeVar("Net", bound=nn.Module)
 
 FACTS, WEIGHTS = "tagger.json", "model.safetensors"
 
@@ -35,7 +41,7 @@ class Facts:
 
 def write_tagger(folder: Path, facts: Facts, net: nn.Module) -> None:
     """Write both files; of several processes the leader does."""
-    repeated = _repeated(net)
+    repeated = repeated_names(net)
     weights = {
         name: team.whole(tensor.detach())
         for name, tensor in net.state_dict().items()
@@ -65,13 +71,18 @@ def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
 
     Raises InputError where there is none, or one of another kind or with other types.
     """
+    if not (folder / FACTS).is_file():
+        raise InputError(f"{folder}: no tagger here; wanted {FACTS} and {WEIGHTS}")
     try:
-        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        told = read_object(folder / FACTS)
         stored = TaggerConfig.model_validate(told["config"])
-        facts = Facts(told["scheme"], tuple(told["types"]), stored, float(told["temperature"]))
-    except FileNotFoundError as fault:
-        raise InputError(f"{folder}: no tagger here; wanted {FACTS} and {WEIGHTS}") from fault
-    except (ValueError, KeyError, TypeError, ValidationError) as fault:
+        types, temperature = tuple(told["types"]), float(told["temperature"])
+        if not all(isinstance(name, str) for name in (told["scheme"], *types)):
+            raise ValueError("scheme and types: wanted texts")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature: got {temperature}; wanted a number > 0")
+        facts = Facts(told["scheme"], types, stored, temperature)
+    except (ValueError, KeyError, TypeError, OverflowError, ValidationError) as fault:
         reason = str(fault).splitlines()[0]
         raise InputError(f"{folder / FACTS}: no tagger's facts ({reason})") from fault
     if stored.backend != wanted.backend:
@@ -91,20 +102,16 @@ def read_facts(folder: Path, scheme: Scheme, wanted: TaggerConfig) -> Facts:
     return Facts(facts.scheme, facts.types, stored.model_copy(update=here), facts.temperature)
 
 
-def fill_weights(folder: Path, net: nn.Module) -> None:
-    """Load the stored weights. Raises InputError where they do not fit."""
+def read_filled(folder: Path, build: Callable[[], Net]) -> Net:
+    """The network that `build` makes, with the stored weights. Raises InputError."""
     try:
-        stored = load_file(folder / WEIGHTS)
-        wanted = net.state_dict().keys() - _repeated(net)
-        if stored.keys() != wanted:
-            raise RuntimeError(f"{len(stored.keys() ^ wanted)} names differ")
-        net.load_state_dict(stored, strict=False)
-    except (OSError, RuntimeError, SafetensorError) as fault:
-        reason = str(fault).splitlines()[0]
-        raise InputError(f"{folder / WEIGHTS}: not this tagger's weights ({reason})") from fault
+        return read_net(folder / WEIGHTS, build)
+    except InputError as fault:
+        raise InputError(f"{folder / WEIGHTS}: not this tagger's weights ({fault})") from fault
 
 
-def _repeated(net: nn.Module) -> set[str]:
-    """Further names of weights that have one already."""
-    every = {name for name, _ in net.named_parameters(remove_duplicate=False)}
-    return every - {name for name, _ in net.named_parameters()}
+def texts(value: object) -> list[str]:
+    """A value that is a list of texts. Raises TypeError for any other."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise TypeError("wanted a list of texts")
+    return value
