@@ -40,7 +40,7 @@ from groundling.models.registry import (
     open_writer,
 )
 from groundling.policy_check import CheckedSampler, Policy
-from groundling.progress import Progress
+from groundling.progress import Progress, tell
 from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
@@ -291,8 +291,7 @@ class Workbench:
         return [Judged(**row) for row in pq.read_table(path).to_pylist()]
 
     def _say(self, text: str) -> None:
-        with Progress(text, 1, "world", quiet=self.quiet) as progress:
-            progress.advance(1)
+        tell(text, quiet=self.quiet)
 
     # --------------------------------------------------------------------------------- the end
 

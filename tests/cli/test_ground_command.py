@@ -217,7 +217,7 @@ def test_a_wrong_call_is_one_clear_line(
     noise.write_bytes(b"no picture at all")
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "config.yaml").write_text("config: {}\nprovenance: {}\n")
+    (empty / "config.yaml").write_text("config: {data: {toyworld: {}}}\nprovenance: {}\n")
     stand_ins = {"PHOTO": photo, "NOISE": noise, "FOLDER": tmp_path, "EMPTY": empty}
     done = ground(*(stand_ins.get(word, word) for word in words))
     assert (done.code, done.out) == (2, "")

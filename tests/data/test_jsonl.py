@@ -26,6 +26,7 @@ from groundling.data.jsonl import (
 from groundling.errors import DataError, InputError
 from groundling.ground import EntityAnswer
 from groundling.records import (
+    TWITTER,
     Box,
     Entity,
     Expression,

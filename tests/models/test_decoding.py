@@ -38,7 +38,7 @@ def noise():
 def often(writer, prompts, noise) -> int:
     """A token that sampled answers often hold: standing in for the end, it cuts some short."""
     with torch.no_grad():
-        drawn = draw(writer.chat.engine._net, prompts, noise, 1.0, STEPS, end=-1)
+        drawn = draw(writer.chat.engine._net, prompts, noise, 1.0, STEPS, ends=(-1,))
     return Counter(token for row in drawn for one in row for token in one.tokens).most_common(1)[0][
         0
     ]
@@ -46,7 +46,7 @@ def often(writer, prompts, noise) -> int:
 
 def run(writer, prompts, noise, temperature=0.8, end=-1) -> list[list[Drawn]]:
     with torch.no_grad():
-        return draw(writer.chat.engine._net, prompts, noise, temperature, STEPS, end)
+        return draw(writer.chat.engine._net, prompts, noise, temperature, STEPS, (end,))
 
 
 def test_greedy_equals_generate(writer, processor, prompts):
@@ -117,7 +117,7 @@ def test_logprobs_are_the_models_own_at_temperature_one(writer, processor, promp
 def test_ending_on_the_last_step_counts_as_ended(writer, prompts):
     first = run(writer, prompts[:1], None)[0][0].tokens
     with torch.no_grad():
-        cut = draw(writer.chat.engine._net, prompts[:1], None, 0.0, 3, first[2])[0][0]
+        cut = draw(writer.chat.engine._net, prompts[:1], None, 0.0, 3, (first[2],))[0][0]
     assert cut.tokens == first[:2]
     assert cut.logprob is not None
 

@@ -126,7 +126,7 @@ def kept(monkeypatch) -> list[torch.Tensor]:
 
 def test_sampling_equals_generate_with_the_same_noise(writer, processor, kept, monkeypatch):
     """Same tokens, and logits within 1e-5, in a batch of mixed lengths and picture sizes."""
-    monkeypatch.setattr(writer.chat.wording, "end", -1)
+    monkeypatch.setattr(writer.chat.wording, "ends", (-1,))
     noise = np.stack([Noise(3, STEPS).of(query.id, 2) for query in QUERIES])
     with torch.no_grad():
         ours = writer.chat.engine.draw(tiny.prompts(writer, QUERIES), noise, 0.8, STEPS)
@@ -148,7 +148,7 @@ def test_sampling_equals_generate_with_the_same_noise(writer, processor, kept, m
 
 def test_a_batch_gives_what_each_prompt_gives_alone(name, writer, kept, monkeypatch):
     """Left padding, padded tiles and neighbours change nothing."""
-    monkeypatch.setattr(writer.chat.wording, "end", -1)
+    monkeypatch.setattr(writer.chat.wording, "ends", (-1,))
     engine = writer.chat.engine
     with torch.no_grad():
         every = engine.draw(tiny.prompts(writer, QUERIES), None, 0.0, STEPS)
@@ -166,7 +166,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(name, writer, kept, monkeypa
 def test_answers_that_end_leave_the_batch(writer, processor, monkeypatch):
     """Dropping finished rows changes no answer, and log-probabilities are those of scoring."""
     runs = []
-    monkeypatch.setattr(writer.chat.wording, "end", 299)
+    monkeypatch.setattr(writer.chat.wording, "ends", (299,))
     engine = writer.chat.engine
     noise = np.stack([Noise(5, 12).of(query.id, 8) for query in QUERIES])
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_answers_that_end_leave_the_batch(writer, processor, monkeypatch):
         {token for row in free for one in row for token in one.tokens},
         key=lambda token: sum(one.tokens.count(token) for row in free for one in row),
     )
-    monkeypatch.setattr(writer.chat.wording, "end", often)
+    monkeypatch.setattr(writer.chat.wording, "ends", (often,))
     for thin in (0.0, 1.1):
         monkeypatch.setattr(stock, "THIN", thin)
         with torch.no_grad():

@@ -181,7 +181,7 @@ def test_scores_are_those_of_the_unpacked_weights_and_of_the_stock_pass(name, wr
 
 def test_sampling_is_that_of_generate(name, writer, ordinary, monkeypatch):
     """The same tokens by the same noise, by `generate` of the packed and of the unpacked model."""
-    monkeypatch.setattr(writer.chat.wording, "end", -1)
+    monkeypatch.setattr(writer.chat.wording, "ends", (-1,))
     noise = np.stack([Noise(3, STEPS).of(query.id, 2) for query in QUERIES])
     with torch.no_grad():
         ours = writer.chat.engine.draw(tiny.prompts(writer, QUERIES), noise, 0.8, STEPS)

@@ -33,7 +33,7 @@ from groundling.models.grounding import NO_NUMBER
 from groundling.models.packing import Laid, Row, sum_by_answer
 from groundling.models.qwen2vl import runs_by_hand
 from groundling.models.stock import StockEngine
-from groundling.models.wording import Messages, Wording
+from groundling.models.wording import Messages, Wording, listed_ends
 from groundling.records import Failure
 
 T = TypeVar("T")
@@ -77,10 +77,14 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer as text, and its log-probability in nats; None where it was cut short."""
+    """An answer as text, and its log-probability in nats; None where it was cut short.
+
+    `usual_end`: it ended as answers that are scored or learnt end, not with another end token.
+    """
 
     text: str
     logprob: float | None
+    usual_end: bool = True
 
 
 class Chat:
@@ -113,7 +117,7 @@ class Chat:
         else:
             targets = self.family.lora_targets(model, start.targets)
             self.model = lora.attach(model, start.rank, start.alpha, targets, start.seed)
-        self.wording = Wording(processor, messages)
+        self.wording = Wording(processor, messages, listed_ends(model.generation_config))
         self.engine = self._engine(model, resources)
         self._batch_size = resources.batch_size
         self._checkpointing = resources.checkpointing
@@ -191,7 +195,10 @@ class Chat:
     def _said(self, row: Sequence[Drawn], times: int) -> list[Said] | Failure:
         if any(math.isnan(one.logprob or 0.0) for one in row):
             return Failure(NO_NUMBER, "model")
-        return [Said(self.wording.text(one.tokens), one.logprob) for one in row] * times
+        usual = self.wording.end
+        return [
+            Said(self.wording.text(one.tokens), one.logprob, one.end == usual) for one in row
+        ] * times
 
     def scores(
         self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]

@@ -38,13 +38,14 @@ THIN = 0.7
 class Drawn:
     """One drawn answer: its tokens without the end token, and log π of all of them and the end.
 
-    `logprob` is at temperature 1, in nats; None where the answer was cut at the longest length
-    allowed, so that no end token was drawn. It is NaN, cut or not, where the model gave numbers
-    that are none: such tokens mean nothing.
+    `end` is the token that ended it. `logprob` is at temperature 1, in nats; None where the answer
+    was cut at the longest length allowed, so that no end token was drawn. It is NaN, cut or not,
+    where the model gave numbers that are none: such tokens mean nothing.
     """
 
     tokens: tuple[int, ...]
     logprob: float | None
+    end: int | None = None
 
 
 class Noise:
@@ -65,20 +66,22 @@ class Noise:
 
 
 class Answers:
-    """The B × K answers so far, and which of them still grow."""
+    """The B × K answers so far, and which of them still grow; any of `ends` ends one."""
 
-    def __init__(self, rows: int, k: int, steps: int, end: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, k: int, steps: int, ends: Sequence[int], device: torch.device
+    ) -> None:
         self.growing = torch.ones(rows, k, dtype=torch.bool, device=device)
-        self._tokens = torch.full((rows, k, steps), end, device=device)
+        self._tokens = torch.full((rows, k, steps), ends[0], device=device)
         self._logprobs = torch.zeros(rows, k, dtype=torch.float64, device=device)
-        self._end = end
+        self._ends = torch.tensor(ends, device=device)
 
     def add(self, step: int, tokens: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
         """Take one token for each growing answer, (A,); return which of those grow on, (A,)."""
         rows, samples = self.growing.nonzero(as_tuple=True)
         self._tokens[rows, samples, step] = tokens
         self._logprobs[rows, samples] += logprobs.double()
-        on = tokens != self._end
+        on = ~torch.isin(tokens, self._ends)
         self.growing[rows, samples] = on
         return on
 
@@ -86,9 +89,10 @@ class Answers:
         """The answers in order; those that never ended carry no log-probability."""
         cut = (self.growing & ~self._logprobs.isnan()).tolist()
         logprobs = self._logprobs.tolist()
+        ends = set(self._ends.tolist())
         return [
             [
-                Drawn(_until(tokens, self._end), None if cut[row][k] else logprobs[row][k])
+                _until(tokens, ends, None if cut[row][k] else logprobs[row][k])
                 for k, tokens in enumerate(answers)
             ]
             for row, answers in enumerate(self._tokens.tolist())
@@ -138,16 +142,16 @@ def draw(
     noise: NDArray[np.float64] | None,
     temperature: float,
     steps: int,
-    end: int,
+    ends: Sequence[int],
 ) -> list[list[Drawn]]:
     """Draw K answers of at most `steps` tokens to each of B prompts, by `noise` (B, K, steps).
 
-    `noise` None takes the likeliest token each time (one answer a prompt). `end` is the id of the
-    token that ends an answer; it counts as one of the `steps`. To be called without gradients.
+    `noise` None takes the likeliest token each time (one answer a prompt). `ends` are the ids of
+    the tokens that end an answer; one counts as one of the `steps`. To be called without gradients.
     """
     k = 1 if noise is None else noise.shape[1]
     uniforms = None if noise is None else torch.from_numpy(noise).to(model.device)
-    answers = Answers(len(prompts), k, steps, end, model.device)
+    answers = Answers(len(prompts), k, steps, ends, model.device)
     logits, attention, frontier = _run_prompts(model, prompts, k)
     rows_held = len(prompts)
     for step in range(steps):
@@ -222,5 +226,8 @@ def _step_mask(
     return mask
 
 
-def _until(tokens: Sequence[int], end: int) -> tuple[int, ...]:
-    return tuple(tokens[: tokens.index(end)] if end in tokens else tokens)
+def _until(tokens: Sequence[int], ends: set[int], logprob: float | None) -> Drawn:
+    """The answer in a row of tokens, which goes as far as its first end."""
+    length = next((place for place, token in enumerate(tokens) if token in ends), None)
+    end = None if length is None else tokens[length]
+    return Drawn(tuple(tokens[:length]), logprob, end)

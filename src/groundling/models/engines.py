@@ -113,7 +113,7 @@ class PackedEngine:
         steps: int,
     ) -> list[list[Drawn]]:
         """K answers a prompt; those that begin alike share their beginning."""
-        return draw(self._net, prompts, noise, temperature, steps, self._wording.end)
+        return draw(self._net, prompts, noise, temperature, steps, self._wording.ends)
 
     def answer_logprobs(
         self, rows: Sequence[Row[Prompt]], checkpointing: bool = False

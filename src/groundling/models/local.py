@@ -131,14 +131,17 @@ class LocalWriter:
     ) -> list[list[Expression] | Failure]:
         """K expressions a query (ISR eq. 6), in order; a Failure where the query cannot be run.
 
-        See `Chat.draw`; a query's key is its id.
+        See `Chat.draw`; a query's key is its id. `logprob` is None, too, where an answer ended with
+        another token than `score` puts at its end.
         """
         keys = [query.id for query in queries]
         drawn = self.chat.draw([_ask(query) for query in queries], keys, k, sampling, seed)
         return [
             row
             if isinstance(row, Failure)
-            else [Expression(one.text, source, one.logprob) for one in row]
+            else [
+                Expression(one.text, source, one.logprob if one.usual_end else None) for one in row
+            ]
             for row in drawn
         ]
 

@@ -118,7 +118,7 @@ class StockEngine:
         device = self._model.device
         k = 1 if noise is None else noise.shape[1]
         uniforms = None if noise is None else torch.from_numpy(noise).to(device)
-        answers = Answers(len(prompts), k, steps, self._wording.end, device)
+        answers = Answers(len(prompts), k, steps, self._wording.ends, device)
         grown = _Grown(self, prompts, k)
         for step in range(steps):
             drawn = None if uniforms is None else uniforms[:, :, step][answers.growing]

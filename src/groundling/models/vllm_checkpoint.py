@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from groundling.errors import ImageError, InputError
 from groundling.images import OpenImage
@@ -21,7 +21,7 @@ from groundling.models.families.base import RotaryFamily
 from groundling.models.quiet import quiet_library
 from groundling.models.qwen2vl import PictureRules, runs_by_hand
 from groundling.models.stored_adapter import settings_of
-from groundling.models.wording import Wording
+from groundling.models.wording import Wording, listed_ends
 from groundling.prompts import ask_for_expression, entity_phrase
 from groundling.records import Failure, Query
 
@@ -37,13 +37,15 @@ class VllmCheckpoint:
     def __init__(self, checkpoint: str, max_pixels: int | None, open_image: OpenImage) -> None:
         self._config, self._family, processor = _open_processor(checkpoint)
         self._open = _as_the_writer_sees(self._config, processor, max_pixels, open_image)
-        self._wording = Wording(processor, ask_for_expression)
+        self._wording = Wording(
+            processor, ask_for_expression, listed_ends(_generation(checkpoint, self._config))
+        )
         self.limits = None if max_pixels is None else _limits(self._family, processor, max_pixels)
 
     @property
-    def end(self) -> int:
-        """The token that ends an answer."""
-        return self._wording.end
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer, the first of them as the writer scores it."""
+        return self._wording.ends
 
     @property
     def tokenization(self) -> dict[str, bool]:
@@ -97,6 +99,14 @@ def _open_processor(checkpoint: str) -> tuple[Any, Family, Any]:
     except (OSError, ValueError) as fault:
         reason = str(fault).partition("\n")[0]
         raise InputError(f"{checkpoint}: no checkpoint that can be opened: {reason}") from fault
+
+
+def _generation(checkpoint: str, config: Any) -> GenerationConfig:
+    """What a model opened from the checkpoint would have for its generation_config."""
+    try:
+        return GenerationConfig.from_pretrained(checkpoint)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
 
 
 def _as_the_writer_sees(

@@ -152,7 +152,8 @@ class VllmSampler:
         As `models.base.Writer.sample`. A query's draws depend on `seed` and its id, not on its
         neighbours, as far as floating-point sums allow; they are not those of the writer, whose
         random numbers are others. `logprob` belongs to the tokens drawn and their end, at
-        temperature 1; None where an answer was cut at `max_new_tokens`. Raises InputError for an
+        temperature 1; None where an answer was cut at `max_new_tokens` or ended with another token
+        than the writer scores. Raises InputError for an
         adapter that does not fit, a negative temperature, and for fewer than one answer or token.
         """
         if sampling.temperature < 0 or min(k, sampling.max_new_tokens) < 1:
@@ -253,8 +254,8 @@ class VllmSampler:
             repetition_penalty=1.0,
             seed=seed,
             max_tokens=sampling.max_new_tokens,
-            ignore_eos=True,  # of which checkpoints name several; the writer knows one
-            stop_token_ids=[self._known.end],
+            ignore_eos=True,  # vLLM's notion of it; the writer's are the next line
+            stop_token_ids=list(self._known.ends),
             logprobs=0,
             detokenize=False,
         )
@@ -276,7 +277,8 @@ class VllmSampler:
                     "prompt",
                 )
             text = self._known.text(tokens[:-1] if ended else tokens)
-            row.append(Expression(text, source, answer.cumulative_logprob if ended else None))
+            usual = ended and tokens[-1] == self._known.ends[0]
+            row.append(Expression(text, source, answer.cumulative_logprob if usual else None))
         return row * (k if sampling.temperature == 0 else 1)
 
 
