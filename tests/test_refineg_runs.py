@@ -206,9 +206,10 @@ def test_a_failed_call_counts_though_its_post_met_something_else_first(data: Pat
 
 def test_field_e1_a_stage_of_refusals_alone_stops_the_run(data: Path) -> None:
     write_names(data, "Hood", "Kursk", "Moskva", "Nimitz")
-    with FaultServer(script=lambda _: said("I'm sorry, but I can't help with that.")) as server:
-        with pytest.raises(RunError, match=r"ground: none of \d+ questions .* first: declines"):
-            run_refineg(grounding(data, server), data.parent / "run", quiet=True)
+    declining = FaultServer(script=lambda _: said("I'm sorry, but I can't help with that."))
+    none = r"ground: none of \d+ questions .* first: declines"
+    with declining as server, pytest.raises(RunError, match=none):
+        run_refineg(grounding(data, server), data.parent / "run", quiet=True)
 
 
 def test_a_question_that_is_refused_for_good_does_not_stop_the_run(data: Path) -> None:
