@@ -22,7 +22,7 @@ from groundling.infer import map_batches
 from groundling.inputs import check_inputs
 from groundling.learnable import look
 from groundling.models.base import DirectExample, DirectLearner
-from groundling.models.registry import compute_threads, open_direct
+from groundling.models.registry import compute_threads, few_threads, open_direct
 from groundling.plan import check_fits
 from groundling.progress import Progress
 from groundling.provenance import provenance
@@ -62,13 +62,14 @@ def run_direct(
     if config.check_memory:
         check_fits(config)
     given = read_whole_release(config.data.gmner)
-    known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
-    with RunDir.open(out, config, known, retry=retry) as run:
-        corpus, cases = gather(run, config, given, quiet)
-        fine_tune(run, config, cases, quiet)
-        grade(run, config, corpus, "untuned", quiet)
-        grade(run, config, corpus, "direct", quiet)
-        return conclude(run, corpus)
+    with few_threads(config.model):
+        known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
+        with RunDir.open(out, config, known, retry=retry) as run:
+            corpus, cases = gather(run, config, given, quiet)
+            fine_tune(run, config, cases, quiet)
+            grade(run, config, corpus, "untuned", quiet)
+            grade(run, config, corpus, "direct", quiet)
+            return conclude(run, corpus)
 
 
 def gather(

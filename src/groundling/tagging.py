@@ -378,7 +378,7 @@ def confidence_figures(
     """How well confidences say whether a mention is right, by tokens and type."""
     confidences, right = [], []
     for post, mentions in zip(posts, found, strict=True):
-        gold = {(entity.start, entity.end, entity.type) for entity in post.entities}
+        gold = {(*entity.span, entity.type) for entity in post.entities}
         for one in [] if isinstance(mentions, Failure) else mentions:
             if one.confidence is not None:
                 confidences.append(one.confidence)

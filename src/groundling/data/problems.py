@@ -39,7 +39,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "post-in-two-splits": ("warning", "one id in two splits"),
     "type-conflict": ("warning", "one name with several types in one post"),
     "name-differs": ("warning", "an entity whose name is not its tokens joined by spaces"),
-    "name-without-tokens": ("warning", "a predicted name that is no run of tokens; kept as it is"),
+    "name-without-tokens": ("warning", "a name that is no run of tokens; kept as it is"),
     "entities-without-post": ("warning", "listed entities that belong to no post; not used"),
     "unmatched-object": ("warning", "a boxed name that is no entity of its post; its box is lost"),
     "name-whitespace": ("warning", "a boxed name with a newline or outer space; kept as it is"),

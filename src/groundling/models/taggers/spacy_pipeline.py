@@ -130,7 +130,7 @@ class SpacyTagger:
         """Choose the temperature of the moves' softmax; 1 where there are no confidences."""
         right, paths = [], []
         for post, found in zip(posts, self._found(posts), strict=True):
-            gold = {(one.start, one.end, one.type) for one in post.entities}
+            gold = {(*one.span, one.type) for one in post.entities}
             for span, path in found:
                 if path is not None:
                     right.append(span in gold)
