@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from groundling.errors import DataError
+from groundling.replies import KINDS as REPLIES
 
 Severity = Literal["error", "warning", "note"]
 """`error`: no reader accepts it. `warning`: read by a documented rule. `note`: harmless."""
 
 KINDS: Mapping[str, tuple[Severity, str]] = {
+    **{kind: ("warning", told) for kind, told in REPLIES.items()},
     "not-utf8": ("error", "a line is not UTF-8"),
     "malformed-line": ("error", "a line is neither IMGID:<id> nor token<TAB>tag"),
     "line-outside-post": ("error", "tokens without an IMGID line above them"),
