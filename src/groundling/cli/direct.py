@@ -15,6 +15,7 @@ from groundling.cli.endpoint import (
     told_cost,
     told_failures,
 )
+from groundling.errors import InputError
 
 if TYPE_CHECKING:
     from groundling.direct import Answered
@@ -48,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         examples=_EXAMPLES,
         split="test",
         out=("PRED.jsonl", "predictions, a post a line"),
+        limit_of="posts, with all their entities,",
     )
 
 
@@ -59,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
     from groundling.progress import Progress
 
     total = sum(len(post.entities) for post in posts)
+    if not total:
+        raise InputError(
+            f"{args.src}: none of its {len(posts)} posts has entities, so there is nothing to ask "
+            "about; `groundling gmner` finds them in the texts, or name them in each post's "
+            "`entities`"
+        )
     with open_endpoint(args, config) as endpoint:
         with Progress("direct", total, "entities", quiet=args.quiet) as progress:
             done = answer_posts(
