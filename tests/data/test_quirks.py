@@ -37,15 +37,15 @@ def problems(tmp_path: Path, data_command: Callable[..., Any]) -> Callable[..., 
 def test_field_d3_the_same_span_twice(problems: Callable[..., Any]) -> None:
     ((kind, message),) = problems(TOKENS, (2, 4, "LOC"), (2, 4, "LOC"))
     assert kind == "duplicate-entity"
-    assert message.startswith("tokens 2 to 4 of 'New York' (LOC, post p1) came before")
+    assert message == "'New York' (LOC, post p1) is the same as 'New York' (LOC)"
     kinds = [kind for kind, _ in problems(TOKENS, (2, 4, "LOC"), (2, 4, "ORG"))]
-    assert sorted(kinds) == ["duplicate-entity", "type-conflict"]
+    assert kinds == ["type-conflict"]
 
 
 def test_field_d3_overlapping_spans(problems: Callable[..., Any]) -> None:
     ((kind, message),) = problems(TOKENS, (0, 4, "ORG"), (2, 4, "LOC"))
     assert kind == "overlapping-entities"
-    assert message == "'New York' shares tokens with 'Bank of New York' (post p1)"
+    assert message == "'New York' (LOC, post p1) shares tokens with 'Bank of New York' (ORG)"
     assert problems(TOKENS, (0, 2, "ORG"), (2, 4, "LOC")) == []
 
 
@@ -88,9 +88,7 @@ def test_field_d4_a_token_without_a_visible_character_is_noted(
     assert f"U+{ord(token[0]):04X}" in message
 
 
-@pytest.mark.parametrize(
-    "token", ["\u2764\ufe0f", "cafe\u0301", "\u0939\u093f", "-", "1", "\u2801"]
-)
+@pytest.mark.parametrize("token", ["\u2764\ufe0f", "cafe\u0301", "\u0939\u093f", "-", "\u2801"])
 def test_field_d4_marks_on_visible_characters_are_not_noted(
     problems: Callable[..., Any], token: str
 ) -> None:
