@@ -236,7 +236,9 @@ def _embedded(path: str) -> tuple[str, tuple[int, int]]:
 
 def _context(post: Post, entity: Entity) -> tuple[str, str, str]:
     """The post's words before, of and after the name, cut at both ends."""
-    tokens, start, end = post.tokens, entity.start, entity.end
+    if entity.start is None:
+        return "", entity.name, ""
+    tokens, (start, end) = post.tokens, entity.span
     first, last = max(0, start - WINDOW), min(len(tokens), end + WINDOW)
     before = ("… " if first else "") + " ".join(tokens[first:start])
     after = " ".join(tokens[end:last]) + (" …" if last < len(tokens) else "")
