@@ -7,7 +7,6 @@ stopped run goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from groundling.records import (
 from groundling.rundir import RunDir
 from groundling.scoring.isr import score_isr
 from groundling.stage import Stage
+from groundling.strict_json import read_object
 from groundling.team import shards, team
 from groundling.tune import Manner, fit_stage
 
@@ -169,7 +169,7 @@ def _prediction(row: Any) -> Prediction:
 def conclude(run: RunDir, corpus: Corpus) -> dict[str, Any]:
     """Write and return `metrics.json`."""
     stages = [
-        {"name": name, **json.loads((run.path / f"evaluations/{name}.json").read_text("utf-8"))}
+        {"name": name, **read_object(run.path / f"evaluations/{name}.json")}
         for name in ("untuned", "direct")
     ]
     metrics = {"stages": stages, "selected": "direct", "floors": floors(corpus)}

@@ -8,7 +8,6 @@ answers = grounder.ground("photo.jpg", [("Mara Quill", "PER")])
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from groundling.answers import Answer, answer_queries
 from groundling.config import DataConfig, GrounderConfig, IsrConfig, ToyworldData, WriterConfig
 from groundling.data.expressions_jsonl import read_expressions
 from groundling.data.json_lines import answer_box, box_numbers
-from groundling.errors import GroundlingError, InputError, RunError
+from groundling.errors import DataError, GroundlingError, InputError, RunError
 from groundling.images import load_image
 from groundling.models.base import GREEDY, ExpressionSampler, Grounder, Sampling, Writer
 from groundling.models.registry import few_threads, open_grounder, open_writer, packaged
 from groundling.records import Box, EntityType, Expression, Failure, Query, parse_entity_type
 from groundling.rundir import stored_config
+from groundling.strict_json import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +257,9 @@ def _selected_round(run: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        name = json.loads(path.read_bytes())["selected"]
+        name = read_object(path)["selected"]
         return 0 if name == "sft" else int(name.removeprefix("round-"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as fault:
+    except (DataError, ValueError, LookupError, TypeError, AttributeError) as fault:
         raise RunError(
             f"{path}: selects no round (wanted sft or round-N); let the run finish again"
         ) from fault

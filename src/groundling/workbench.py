@@ -10,12 +10,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from groundling.atomic import digest_file
 from groundling.config import IsrConfig
@@ -28,6 +27,7 @@ from groundling.corpus import (
     split_training,
 )
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
+from groundling.data.pairs_parquet import read_rows
 from groundling.errors import InputError, RunError
 from groundling.evaluate import floors
 from groundling.experts import check_experts, collect_experts
@@ -39,6 +39,7 @@ from groundling.models.registry import (
     open_sampler,
     open_writer,
 )
+from groundling.outlook import Outlook
 from groundling.policy_check import CheckedSampler, Policy
 from groundling.progress import Progress, tell
 from groundling.provenance import provenance
@@ -47,6 +48,7 @@ from groundling.rounds import Judged
 from groundling.rundir import RunDir, stored_config
 from groundling.settings import decisive
 from groundling.stage import any_finished
+from groundling.strict_json import read_object
 from groundling.team import shards, team
 from groundling.tune import Manner
 
@@ -102,7 +104,14 @@ class Workbench:
             check_experts(given, Path(config.experts.path) if config.experts.path else None)
         known = provenance(threads=compute_threads(), data=_identity(config, given))
         run = RunDir.open(out, config, known, retry=retry)
-        run.watch = watch
+        outlook = Outlook(stage_names(config), quiet=quiet)
+
+        def watched(event: dict[str, Any]) -> None:
+            outlook(event)
+            if watch is not None:
+                watch(event)
+
+        run.watch = watched
         return cls(config, run, quiet, given)
 
     def adopt(self, base: Path) -> None:
@@ -288,7 +297,10 @@ class Workbench:
     def judged(self, round_: int) -> list[Judged]:
         """The judgements of a round, as stored."""
         path = self.run.path / f"rounds/{round_}/rewards.parquet"
-        return [Judged(**row) for row in pq.read_table(path).to_pylist()]
+        return [
+            Judged(**row)
+            for row in read_rows(path, [one.name for one in fields(Judged)], "rewards")
+        ]
 
     def _say(self, text: str) -> None:
         tell(text, quiet=self.quiet)
@@ -304,12 +316,22 @@ class Workbench:
         stages = []
         for name in names:
             path = self.run.path / f"evaluations/{name}.json"
-            stages.append({"name": name, **json.loads(path.read_text(encoding="utf-8"))})
+            stages.append({"name": name, **read_object(path)})
         trained = stages[1:]
         best = max(trained, key=lambda s: (s["validation"]["accuracy"]["all"], -stages.index(s)))
         metrics = {"stages": stages, "selected": best["name"], "floors": floors(self.corpus)}
         self.run.write_json("metrics.json", metrics)
         return metrics
+
+
+def stage_names(config: IsrConfig) -> list[str]:
+    """The stages of a run, in order."""
+    names = ["data", *(["grounder"] if config.grounder.tune else []), "evaluate-untuned"]
+    names += ["sft", "evaluate-sft"]
+    for t in range(1, config.rounds + 1):
+        names += [f"round-{t}-{act}" for act in ("draw", "judge", "prefer", "update")]
+        names.append(f"evaluate-round-{t}")
+    return names
 
 
 def _name_of(config: IsrConfig) -> str:

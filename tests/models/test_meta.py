@@ -209,7 +209,7 @@ def test_what_is_no_model_says_so(tmp_path: Path, content: str | None, message: 
 
 
 def test_a_tiny_grounder_without_weights_says_so() -> None:
-    with pytest.raises(InputError, match="no weights here"):
+    with pytest.raises(InputError, match="no checkpoint that can be opened"):
         meta.outline_grounder(GrounderConfig(path="nowhere"))
 
 

@@ -14,6 +14,7 @@ from groundling.cli.endpoint import (
     read_posts_of,
     told_cost,
     told_failures,
+    warn,
 )
 from groundling.errors import InputError
 
@@ -68,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
             "`entities`"
         )
     with open_endpoint(args, config) as endpoint:
+        if endpoint.own_temperature():
+            warn(args, endpoint.own_temperature())
         with Progress("direct", total, "entities", quiet=args.quiet) as progress:
             done = answer_posts(
                 posts,

@@ -169,8 +169,10 @@ def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
     else:
         form = args.format or guess_format(src)
         posts = read_splits(src, form, args.images, only=[args.split], boxes=args.boxes)[0].posts
+    if not posts:
+        raise DataError(src, "holds no posts; is it the right file?")
     missing = sum(post.image is None for post in posts)
-    if posts and missing == len(posts):
+    if missing == len(posts):
         raise DataError(args.images or src, "no picture of any post found; name their folder")
     if missing:
         warn(args, f"{missing} of {len(posts)} posts have no picture; they will fail")

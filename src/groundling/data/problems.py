@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from groundling.errors import DataError
+from groundling.replies import KINDS as REPLIES
 
 Severity = Literal["error", "warning", "note"]
 """`error`: no reader accepts it. `warning`: read by a documented rule. `note`: harmless."""
 
 KINDS: Mapping[str, tuple[Severity, str]] = {
+    **{kind: ("warning", told) for kind, told in REPLIES.items()},
     "not-utf8": ("error", "a line is not UTF-8"),
     "malformed-line": ("error", "a line is neither IMGID:<id> nor token<TAB>tag"),
     "line-outside-post": ("error", "tokens without an IMGID line above them"),
@@ -35,6 +37,9 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "orphan-inside": ("warning", "an I- tag that continues nothing; it opens an entity"),
     "empty-post": ("warning", "a post without tokens"),
     "post-in-two-splits": ("warning", "one id in two splits"),
+    "no-posts": ("warning", "a file of posts without a post"),
+    "duplicate-entity": ("warning", "an entity whose tokens, or name without place, come twice"),
+    "overlapping-entities": ("warning", "entities that share tokens; BIO cannot hold the second"),
     "type-conflict": ("warning", "one name with several types in one post"),
     "name-differs": ("warning", "an entity whose name is not its tokens joined by spaces"),
     "name-without-tokens": ("warning", "a name that is no run of tokens; kept as it is"),
@@ -51,7 +56,10 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "image-unreadable": ("warning", "a picture that cannot be decoded whole and safely"),
     "image-size-differs": ("warning", "a picture of another size than the XML states"),
     "filename-differs": ("note", "an XML <filename> other than its own name; never used"),
-    "odd-character": ("note", "a zero-width, control or replacement character; kept"),
+    "odd-character": (
+        "note",
+        "a zero-width, control or replacement character, or nothing visible; kept",
+    ),
 }
 """Every kind that `groundling data check` can report, with its severity and meaning."""
 
@@ -103,14 +111,29 @@ def keep_errors(kept: list[Problem]) -> Report:
     return report
 
 
+_SMALL, _LARGEST, _DENSEST = 16 << 20, 1 << 30, 100
+"""Bytes that any gzip file may unpack to, and the most; and times its size, where text has ten."""
+
+
 def read_bytes(path: Path) -> bytes:
     """The whole file, unpacked where its name ends in .gz.
 
-    Raises DataError where it is missing, cannot be read or is no whole gzip file.
+    Raises DataError where it is missing, cannot be read, is no whole gzip file or unpacks to far
+    more than text does.
     """
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        most = max(_SMALL, _DENSEST * path.stat().st_size)
+        with gzip.open(path) as stream:
+            data = stream.read(min(most, _LARGEST) + 1)
+        if len(data) > min(most, _LARGEST):
+            raise DataError(
+                path,
+                f"unpacks to more than {min(most, _LARGEST) >> 20} MiB, which no packed text of "
+                "this size does; unpack it with gunzip if it is meant so",
+            )
+        return data
     except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
         raise DataError(path, f"not a whole gzip file ({fault}); fetch it again") from fault
     except OSError as fault:
