@@ -45,7 +45,9 @@ def seconds(whole: bool, threads: int | None) -> float:
     with tempfile.TemporaryDirectory() as folder:
         words = command(Path(folder) / "run", whole)
         began = time.perf_counter()
-        subprocess.run(words, check=True, capture_output=True, env=environment)
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            sys.exit(done.stderr)
         return time.perf_counter() - began
 
 

@@ -161,9 +161,9 @@ def test_draw_saves_the_picture_with_its_boxes(ground: Ground, photo: Path, tmp_
     assert done.code == 0
     assert done.out.endswith(f"drawn: {out}\n")
     with Image.open(out) as drawn:
-        assert drawn.size == (60, 40)
-        assert drawn.getpixel((5, 20)) == (0, 0, 0)  # the left edge of the only box
-        assert drawn.getpixel((2, 39)) == (90, 160, 90)
+        assert drawn.size == (8 * 60, 8 * 40)  # small images are drawn larger
+        assert drawn.getpixel((42, 160)) == (0, 0, 0)  # the left edge of the only box
+        assert drawn.getpixel((16, 310)) == (90, 160, 90)
     assert photo.read_bytes() == before
     refused = ground(photo, "--entity", "Oak:LOC", "--draw", photo)
     assert refused.code == 2

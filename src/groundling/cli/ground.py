@@ -52,7 +52,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a run directory whose models answer (default: those that come with the package)",
     )
     parser.add_argument(
-        "--draw", type=Path, metavar="OUT", help="also save the picture with boxes (.png, .jpg, …)"
+        "--draw",
+        type=Path,
+        metavar="OUT",
+        help="also save the picture with boxes (.png, .jpg …)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)
