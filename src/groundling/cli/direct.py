@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from groundling.cli.endpoint import (
     told_failures,
     warn,
 )
+from groundling.cli.json_output import json_text
 from groundling.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         bill = endpoint.bill()
         cost = told_cost(endpoint)
     if args.json:
-        print(json.dumps({"out": str(args.out), **done.as_json(), **bill.as_json()}, indent=2))
+        print(json_text({"out": str(args.out), **done.as_json(), **bill.as_json()}))
     else:
         print("\n".join([*_told(args.out, done), cost]))
     return int(bool(done.failed_posts))
