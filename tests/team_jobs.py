@@ -180,6 +180,9 @@ GROUNDERS: dict[str, Callable[[Path], Opened]] = {
 }
 
 
+GROUNDER_LR = 1e-5  # AdamW makes whole steps of rounding
+
+
 def fit_grounder(grounder: Opened, folder: Path) -> Fit:
     """Two steps, the last one of a single example."""
     norms: list[float] = []
@@ -187,7 +190,7 @@ def fit_grounder(grounder: Opened, folder: Path) -> Fit:
         grounder,
         grounder.loss,
         boxes(folder),
-        Optimiser(lr=1e-5, batch_size=4, epochs=1),  # AdamW makes whole steps of rounding
+        Optimiser(lr=GROUNDER_LR, batch_size=4, epochs=1),
         seed=0,
         on_step=lambda report: norms.append(report.grad_norm),
     )

@@ -172,3 +172,24 @@ def test_one_failure_silences_its_post() -> None:
     for said in ([gone, MUTE], [MUTE, gone]):
         (found,) = predictions_of([post], list(post.queries()), said)
         assert found == PostPrediction("p0", failure=MUTE)
+
+
+def test_field_e1_a_writer_that_refuses_is_a_failure_and_not_grounded() -> None:
+    writer = FakeWriter({"Ann": "I'm sorry, I can't help.", "Bob": "Bob is not in the picture."})
+    grounder = FakeGrounder({})
+    queries = [query(0, "Ann"), query(1, "Bob")]
+    found = answer_queries(writer, grounder, queries, source="writer:x/1")
+    assert [(one.stage, one.kind) for one in found if isinstance(one, Failure)] == [
+        ("write", "refused"),
+        ("write", "absent"),
+    ]
+    assert grounder.asked == []
+
+
+def test_field_e2_a_writers_one_closed_thought_is_taken_off() -> None:
+    writer = FakeWriter({"Ann": "<think>Who?</think> the man", "Bob": "<think>Who?"})
+    queries = [query(0, "Ann"), query(1, "Bob")]
+    first, second = answer_queries(writer, FakeGrounder(BOXES), queries, source="writer:x/1")
+    assert first == Answer(Expression("the man", "writer:x/1"), Box(1, 2, 3, 4), 0.75)
+    assert isinstance(second, Failure)
+    assert second.kind == "thought"

@@ -163,3 +163,14 @@ def test_failures_are_on_record_with_their_reason(tmp_path: Path) -> None:
     ask(Fake(failing={"a"}), tmp_path / "j", "a")
     (line,) = map(json.loads, (tmp_path / "j").read_text().splitlines())
     assert line["failure"] == {"reason": "no", "stage": "api"}
+
+
+def test_a_stage_whose_every_question_fails_is_no_success() -> None:
+    useless = [Failure("declines", "answer", "refused")] * 3
+    with pytest.raises(RunError, match=r"none of 3 questions got .* first: declines"):
+        refuse_losses("ground", useless, 3, 0.5)
+    with pytest.raises(RunError, match=r"none of 4 questions"):
+        refuse_losses("ground", [*useless, Failure("no", "api")], 4, 0.5)
+    refuse_losses("ground", useless, 3, 1.0)
+    refuse_losses("ground", useless, 4, 0.0)
+    refuse_losses("ground", [], 0, 0.0)

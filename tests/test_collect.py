@@ -280,3 +280,30 @@ def test_odd_characters_survive(out: Path) -> None:
     said = {("p.png", SMALL): "l\u200dogo ‘Ünïcode’ \U0001f600"}
     collect_expressions(POSTS, FakeExpert(said), out)
     assert ("2", "NASA", said["p.png", SMALL]) in lines(out)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("I'm sorry, but I can't identify people in images.", "refused"),
+        ("<think>hm", "thought"),
+        ("1. a logo\n2. a sign", "several"),
+        (f"{ABSENT}.", "absent"),
+        ("NASA", "named"),
+        ("the logo of NASA", "named"),
+        ("word " * 900, "long"),
+    ],
+)
+def test_field_e3_what_is_no_expression_or_odd_is_a_failure_by_its_kind(
+    text: str, kind: str, out: Path
+) -> None:
+    done = collect_expressions(POSTS, FakeExpert({("p.png", SMALL): text}), out)
+    assert done.failed == {kind: 1}
+    assert lines(out) == [line for line in WHOLE if line[1] != "NASA"]
+
+
+def test_field_e3_odd_expressions_can_be_kept_and_are_counted(out: Path) -> None:
+    expert = FakeExpert({("p.png", SMALL): '**"the logo of NASA"**'})
+    done = collect_expressions(POSTS, expert, out, keep_odd=True)
+    assert (done.failed, done.odd) == ({}, {"named": 1})
+    assert ("2", "NASA", "the logo of NASA") in lines(out)

@@ -21,7 +21,7 @@ from groundling.config import (
 from groundling.config_gmner import RefinegConfig
 from groundling.config_tagger import TaggingConfig
 from groundling.errors import ConfigError
-from groundling.settings import Section, decisive
+from groundling.settings import Section, decisive, read_yaml
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -211,7 +211,7 @@ def test_a_model_without_a_path_is_told_by_its_own_key(
     [
         ("[1", "not valid YAML"),
         ("- 1", "wanted `key: value` lines"),
-        ("a: &x [*x]", "unknown key"),
+        ("a: &x [*x]", "line 1: an alias that holds itself"),
         ("? [a]\n: 3", "not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
         ("2001-99-99", "not valid YAML"),
@@ -291,3 +291,48 @@ def test_what_decides_results_leaves_out_what_does_not() -> None:
     assert kept["sampler"] == {"backend": "endpoint", "memory": 0.4}
     assert not {"checkpoint_every_s", "check_memory"} & kept.keys()
     assert kept["dpo"] == config.dpo.model_dump(mode="json")
+
+
+def laughs(levels: int = 9, width: int = 9) -> str:
+    """Aliases of aliases: a short text that unfolds to width ** levels values."""
+    lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+def merges(levels: int = 30) -> str:
+    """Merge keys of merge keys."""
+    lines = ["m0: &m0 {k: 1}"]
+    lines += [f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("text", [laughs(), merges(), laughs(30, 2)])
+def test_aliases_that_unfold_beyond_bounds_are_refused_at_once(tmp_path: Path, text: str) -> None:
+    (told,) = problems(tmp_path, text)
+    assert "aliases unfold to more than 100000 values" in told
+
+
+def test_an_alias_may_repeat_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &x {k: [1, 2]}\nb: *x\nc: {<<: *x}\n")
+    assert read_yaml(path) == {"a": {"k": [1, 2]}, "b": {"k": [1, 2]}, "c": {"k": [1, 2]}}
+
+
+def test_settings_beyond_a_mebibyte_are_refused(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, "a: " + "x" * (1 << 20))
+    assert "wanted settings of 1048576 at most" in told
+
+
+def test_a_key_of_a_thousand_parts_is_refused() -> None:
+    with pytest.raises(ConfigError, match="wanted KEY=VALUE") as told:
+        read_overrides(["a" + ".a" * 5000 + "=1"])
+    assert len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "&x [*x]", "9" * 5000, "!!binary é", "? {a: b}: c"])
+def test_an_override_that_is_no_value_is_one_line(value: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        read_overrides([f"seed={value}"])
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 600

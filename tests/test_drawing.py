@@ -13,6 +13,7 @@ from groundling.drawing import (
     contrast,
     draw_marks,
     save_drawing,
+    scale_of,
 )
 from groundling.errors import InputError
 from groundling.records import Box
@@ -26,17 +27,17 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_a_drawing_shows_its_boxes_and_labels_and_nothing_else_changes() -> None:
-    picture = Image.new("RGB", (300, 200), (90, 120, 90))
+    picture = Image.new("RGB", (700, 200), (90, 120, 90))
     box = Box(150.4, 100.0, 260.0, 180.0)
     drawn = draw_marks(picture, [Mark(box, "Ann (PER): the man")])
     assert drawn.size == picture.size
-    assert picture.getcolors() == [(300 * 200, (90, 120, 90))]
+    assert picture.getcolors() == [(700 * 200, (90, 120, 90))]
     assert drawn.getpixel((151, 140)) == OKABE_ITO[0]  # the left line, inside its dark edge
     assert drawn.getpixel((150, 140)) == (0, 0, 0)
     assert drawn.getpixel((205, 140)) == (90, 120, 90)  # the middle stays free
     changed = [
         (x, y)
-        for x in range(300)
+        for x in range(700)
         for y in range(200)
         if drawn.getpixel((x, y)) != (90, 120, 90) and not (150 <= x < 260 and 100 <= y < 180)
     ]
@@ -53,8 +54,8 @@ def test_every_label_can_be_read() -> None:
 
 def test_labels_keep_clear_of_each_other_and_stay_inside() -> None:
     """Blanking the boxes, each label's colour must still be there in full, side by side."""
-    picture = Image.new("RGB", (400, 300), "white")
-    box = Box(100, 100, 220, 200)
+    picture = Image.new("RGB", (800, 600), "white")
+    box = Box(200, 200, 320, 300)
     words = "Somebody (PER): the person with the long red hair on the left"
     areas = []
     for count in (1, 2, 3):
@@ -71,7 +72,32 @@ def test_labels_keep_clear_of_each_other_and_stay_inside() -> None:
 def test_any_picture_and_any_words_can_be_drawn(size: tuple[int, int]) -> None:
     words = "漢字 " + "extraordinarily" * 9 + " long words " * 30
     marks = [Mark(Box(0, 0, *size), words), Mark(Box(-5, -5, 0, 0), ""), Mark(Box(1, 1, 1, 1), "a")]
-    assert draw_marks(Image.new("RGB", size), marks).size == size
+    drawn = draw_marks(Image.new("RGB", size), marks)
+    assert drawn.size == (size[0] * scale_of(size), size[1] * scale_of(size))
+
+
+@pytest.mark.parametrize(
+    ("side", "drawn"),
+    [(1, 8), (80, 640), (112, 672), (224, 672), (639, 1278), (640, 640), (3000, 3000)],
+)
+def test_field_r13_small_images_are_drawn_large_enough_for_their_labels(
+    side: int, drawn: int
+) -> None:
+    size = (side, max(1, side * 3 // 4))
+    words = "Mara Quill (PER): the woman with the red scarf"
+    box = Box(0.3 * side, 0.4 * side, 0.6 * side, 0.7 * side)
+    found = draw_marks(Image.new("RGB", size, (90, 120, 90)), [Mark(box, words)])
+    assert found.width == drawn
+    if side > 100:
+        covered = sum(n for n, colour in found.getcolors(1 << 24) if colour == OKABE_ITO[0])
+        assert covered / (found.width * found.height) < 0.06
+        inside = found.crop(tuple(int(v * drawn / side) for v in box.xyxy)).getcolors(1 << 24)
+        line = sum(n for n, colour in inside if colour == OKABE_ITO[0])
+        assert line < 0.12 * sum(n for n, _ in inside), "the label stands outside of its box"
+
+
+def test_an_image_without_marks_stays_as_it_is() -> None:
+    assert draw_marks(Image.new("RGB", (30, 20)), []).size == (30, 20)
 
 
 def test_a_drawing_never_takes_the_place_of_its_picture(photo: Path, tmp_path: Path) -> None:

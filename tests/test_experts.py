@@ -98,3 +98,24 @@ def test_what_is_there_must_have_words(tmp_path: Path, rows: list[EntityExpressi
         match=r"1 groundable .* the first Ann \(PER\) in post p2;",
     ):
         collect_experts(*corpus(False), path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("I'm sorry, but I can't identify people in images.", "refused"),
+        ("<think>the man", "thought"),
+        ("```\nthe man\n```", "wrapped"),
+        ('{"expression": "the man"}', "json"),
+    ],
+)
+def test_field_e1_what_is_no_expression_is_never_a_training_target(
+    text: str, kind: str, tmp_path: Path
+) -> None:
+    path = stored(
+        tmp_path, row("p#1", "Ann", "PER", "the woman"), row("p2", "Ann", "PER", text, "expert:m")
+    )
+    with pytest.raises(DataError, match=rf"1 texts are no .*Ann in post p2 \({kind}\)") as caught:
+        collect_experts(*corpus(False), path)
+    assert f"groundling data check {path}" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -292,9 +292,14 @@ def test_nonsense_is_asked_for_again_and_is_never_knowledge(
         about_ann = [asked for asked in server.asked if "Post: Ann 0" in asked.text[-3000:]]
         complaints = [one for one in about_ann if "That answer cannot be used" in one.text]
     assert complaints
-    assert (tally.told, dict(tally.failed)) == (9, {"not one JSON object": 1})
+    assert (tally.told, dict(tally.failed)) == (9, {"not-json": 1})
     (line,) = map(json.loads, (tmp_path / "train.failures.jsonl").read_text().splitlines())
-    assert line == {"id": "p0", "reason": "not one JSON object", "stage": "answer"}
+    assert line == {
+        "id": "p0",
+        "reason": "not one JSON object",
+        "stage": "answer",
+        "kind": "not-json",
+    }
     assert "p0" not in {one.about for one in read_knowledge(tmp_path / "train.jsonl")}
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 
-from groundling.progress import Progress
+import pytest
+
+from groundling.progress import Progress, tell
 
 
 class Clock:
@@ -48,6 +50,30 @@ def test_resumed_work_does_not_count_towards_the_rate() -> None:
     clock.now_s += 10
     progress.at(91, 100)
     assert log.getvalue() == "sft 91/100 steps, 0.1 steps/s, 1 min 30 s left\n"
+
+
+@pytest.mark.parametrize(
+    ("total", "seconds", "line"),
+    [
+        (1, 1e-5, "world 1/1 posts"),
+        (829, 0.01, "world 829/829 posts, 82,900 posts/s, 0 s"),
+        (10**9, 1.0, "world 1000000000/1000000000 posts, 1,000,000,000 posts/s, 1 s"),
+        (3, 0.5, "world 3/3 posts, 6 posts/s, 0 s"),
+        (3, 3e6, "world 3/3 posts, 277 h 46 min each, 833 h 20 min"),
+    ],
+)
+def test_field_r10_rates_are_plain_numbers(total: int, seconds: float, line: str) -> None:
+    log, clock = io.StringIO(), Clock()
+    with Progress("world", total, "posts", stream=log, clock=clock) as progress:
+        clock.now_s += seconds
+        progress.advance(total)
+    assert log.getvalue() == line + "\n"
+
+
+def test_field_r10_a_single_step_is_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("drawing the embedded world")
+    tell("not this", quiet=True)
+    assert capsys.readouterr().err == "drawing the embedded world\n"
 
 
 def test_quiet_and_idle_say_nothing() -> None:

@@ -197,8 +197,19 @@ def test_a_failed_call_counts_though_its_post_met_something_else_first(data: Pat
         with pytest.raises(RunError, match=r"ground: 1 of 2 questions .* first: HTTP 500: down"):
             run_refineg(config, data.parent / "run", quiet=True)
         config = grounding(data, server, **zero_shot, tolerate=0.5)
+        with pytest.raises(RunError, match="ground: none of 2 questions got an answer"):
+            run_refineg(config, data.parent / "run", quiet=True)
+        config = grounding(data, server, **zero_shot, tolerate=1.0)
         run_refineg(config, data.parent / "run", quiet=True)
     assert failures_by_stage(data.parent / "run") == {"ground": 2}
+
+
+def test_field_e1_a_stage_of_refusals_alone_stops_the_run(data: Path) -> None:
+    write_names(data, "Hood", "Kursk", "Moskva", "Nimitz")
+    declining = FaultServer(script=lambda _: said("I'm sorry, but I can't help with that."))
+    none = r"ground: none of \d+ questions .* first: declines"
+    with declining as server, pytest.raises(RunError, match=none):
+        run_refineg(grounding(data, server), data.parent / "run", quiet=True)
 
 
 def test_a_question_that_is_refused_for_good_does_not_stop_the_run(data: Path) -> None:

@@ -13,10 +13,12 @@ from written_run import NAMES, RIGHT, write_run
 
 from groundling.errors import RunError
 from groundling.preferences import DropReason
+from groundling.records import Box
 from groundling.report import write_report
+from groundling.report.gallery import Side
 from groundling.report.line_chart import common_range
 from groundling.report.record import read_record
-from groundling.report.tables import duration, stage_seconds
+from groundling.report.tables import duration, stage_seconds, time_table
 from groundling.report.verdict import Contrast, judge_run, p_words, points
 
 HOSTILE = "<script>alert(1)</script>&amp;\"'"
@@ -117,12 +119,11 @@ def test_the_headline_is_the_paired_difference(run: Path) -> None:
     [
         (2.0, (0.5, 3.5), 0.01, "gain"),
         (-2.0, (-3.5, -0.5), 0.01, "loss"),
-        (2.0, (-0.5, 4.5), 0.01, "tie"),
         (2.0, (0.1, 4.5), 0.06, "tie"),
         (2.0, None, None, "untested"),
     ],
 )
-def test_a_difference_counts_only_if_both_tests_agree(
+def test_a_difference_counts_where_its_test_rejects(
     difference: float, interval: tuple[float, float] | None, p_value: float | None, outcome: str
 ) -> None:
     assert Contrast("accuracy", 80.0, 82.0, difference, interval, p_value).outcome == outcome
@@ -241,6 +242,42 @@ def test_a_run_without_rounds(tmp_path: Path) -> None:
     page = page_of(run)
     assert page.count("svg", "chart") == 1  # what was meant on test
     assert page.count("article", "card")
+
+
+def test_time_is_never_negative_after_a_clock_was_set_back() -> None:
+    events = [
+        {"time": f"2026-01-01T{hour}:00:00.000+00:00", "stage": stage, "kind": kind, "payload": {}}
+        for hour, stage, kind in (
+            ("10", "sft", "started"),
+            ("09", "sft", "finished"),
+            ("11", "data", "started"),
+            ("12", "data", "finished"),
+        )
+    ]
+    assert stage_seconds(events) == {"sft": 0.0, "data": 3600.0}
+    assert time_table(events).total == "1 h 00 min"
+
+
+@pytest.mark.parametrize(
+    ("right", "iou", "meaning", "note"),
+    [
+        (False, 0.0, "exact", "the words fit the entity alone, but the box misses it (IoU 0.00)"),
+        (True, 0.8, "exact", "the words fit the entity alone, and the box fits (IoU 0.80)"),
+        (True, 0.8, "ambiguous", "the words fit something else too, but the box fits (IoU 0.80)"),
+        (False, 0.2, None, "the box misses it (IoU 0.20)"),
+        (False, None, None, ""),
+    ],
+)
+def test_field_r12_an_example_says_what_was_wrong(
+    right: bool, iou: float | None, meaning: str | None, note: str
+) -> None:
+    assert Side(right, "the man", False, Box(0, 0, 1, 1), iou, meaning).note == note
+
+
+def test_field_r12_wide_tables_scroll_within_themselves_and_say_so(run: Path) -> None:
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.count("<table>") == page.count('<div class="scroll"')
+    assert "Scroll the table sideways" in page
 
 
 def test_a_real_release_has_no_meanings(copy: Path) -> None:

@@ -92,3 +92,19 @@ def test_the_grounder_is_asked_only_where_it_decides(entity: Entity, text: str, 
     else:
         verdicts = {reward(entity, said(text), g) for g in (None, Grounded(LARGE), MISHAP)}
         assert len(verdicts) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't identify people in images.",
+        "Ann does not appear in the picture.",
+        "<think>Who is it?</think> the man",
+        "<think>Who is",
+    ],
+)
+def test_field_e1_words_that_are_no_expression_have_no_reward(text: str) -> None:
+    """A grounder draws a box for any words; such words must not become what is preferred."""
+    assert not asks_grounder(THERE, said(text))
+    assert reward(THERE, said(text), Grounded(LARGE)) == 0
+    assert reward(GONE, said(text), None) == 0

@@ -356,6 +356,17 @@ def test_failed_questions_are_asked_again_and_the_end_is_the_same(
         assert run(calm).posts == second.posts
 
 
+@pytest.mark.parametrize(
+    "reply", ["I'm sorry, but I can't help with that request.", "OK.", "<think>The posts", "{}"]
+)
+def test_field_e1_what_is_no_profile_goes_into_no_prompt(
+    run: Callable[..., Synthesised], reply: str
+) -> None:
+    with FaultServer(said(reply)) as server, pytest.raises(RunError, match="no profile of the"):
+        run(server)
+    assert all("labelled sentences to train" not in asked.text for asked in server.asked)
+
+
 def test_without_a_profile_there_is_nothing(run: Callable[..., Synthesised]) -> None:
     with FaultServer(refused(500)) as server, pytest.raises(RunError, match="no profile of the"):
         run(server)

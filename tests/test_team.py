@@ -84,11 +84,18 @@ def said(folder: Path) -> str:
     return "\n".join(f"{path.name}: {path.read_text()}" for path in folder.rglob("*.err"))
 
 
-def far(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-    """The largest relative difference of any tensor."""
+def far(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], way: float = 0.0) -> float:
+    """The largest difference of any tensor, relative to its norm and ten times its way.
+
+    `way` is how far AdamW may have moved one number. It brings every gradient to the same size:
+    where one is nearly 0 the step takes over the rounding, and of a tensor that began at 0 the
+    steps are all there is. CLOSE then lets a ten thousandth of the way depend on rounding (found:
+    six millionths of it); one example too few or too many changes steps by percents.
+    """
     assert found.keys() == wanted.keys()
     return max(
-        float((found[name] - tensor).float().norm() / tensor.float().norm().clamp_min(1e-9))
+        float((found[name] - tensor).float().norm())
+        / max(float(tensor.float().norm()) + 10 * way * tensor.numel() ** 0.5, 1e-9)
         for name, tensor in wanted.items()
     )
 
@@ -168,14 +175,15 @@ def test_grounders_take_the_steps_of_one(name: str, way: str, two: Path) -> None
     grounder = team_jobs.GROUNDERS[name](two)
     parameters, losses, norms = team_jobs.fit_grounder(grounder, two)
     wanted = {key: value for key, value in parameters.items() if not key.endswith("bias")}
+    moved = len(losses) * team_jobs.GROUNDER_LR
     for rank in (0, 1):
         found = load_file(two / f"{name}{way}-{rank}.safetensors")
         assert found["losses"].tolist() == pytest.approx(losses, rel=CLOSE)
         assert found["norms"].tolist() == pytest.approx(norms, rel=CLOSE)
-        assert far({key: found[key] for key in wanted}, wanted) < CLOSE
+        assert far({key: found[key] for key in wanted}, wanted, moved) < CLOSE
     if way:
         saved = type(grounder).load(two / f"{name}-shared-0").trainable()
-        assert far({key: saved[key].detach() for key in wanted}, wanted) < CLOSE
+        assert far({key: saved[key].detach() for key in wanted}, wanted, moved) < CLOSE
         assert not (two / f"{name}-shared-1").exists(), "the leader writes"
 
 

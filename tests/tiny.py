@@ -34,6 +34,15 @@ CHAT_TEMPLATE = (
 )
 """Qwen2-VL's layout, but no line feed after a turn: a turn ends with its end token."""
 
+ROUNDING = 100 * torch.finfo(torch.float32).eps
+"""What may differ, relative to the largest value, where the same sums are done in another order.
+
+One sum ends at most a few units in the last place (ULPs) apart; a pass through a tiny model chains
+a few dozen. Most results are 1 to 20 ULPs apart, the farthest 36, on processors with and without
+AVX2 and AVX-512; what these comparisons are to find (a wrong mask, position or weight) moves
+results by hundreds of times as much.
+"""
+
 CORPUS = [
     WRITE,
     ABSENT,
@@ -41,6 +50,27 @@ CORPUS = [
     "the woman with black hair on the right of the picture in a yellow shirt",
     "Neymar (PER) Paris (LOC) NASA (ORG) iPhone (MISC)",
 ]
+
+
+def assert_near(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal but for rounding."""
+    atol = ROUNDING * float(theirs.detach().abs().max())
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
+
+
+def require_attention(dtype: torch.dtype) -> None:
+    """Skip the test where torch's own attention refuses a type of numbers on this processor.
+
+    In bfloat16 torch chooses a kernel by what the processor has, also when it is told by
+    ATEN_CPU_CAPABILITY to use less, and that kernel then raises.
+    """
+    import pytest  # benches use this module too, without it
+
+    rows = torch.zeros(1, 1, 64, 8, dtype=dtype)  # shorter ones go another way
+    try:
+        torch.nn.functional.scaled_dot_product_attention(rows, rows, rows)
+    except RuntimeError as fault:
+        pytest.skip(f"torch's attention in {dtype}: {fault}")
 
 
 def tokenizer(

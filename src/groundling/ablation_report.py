@@ -27,8 +27,8 @@ def _lines(ablation: Ablation, command: str) -> Iterator[str]:
     yield (
         f"Acc@0.5 in percent on test posts, mean of seeds {seeds}; each seed draws its own posts, "
         f"{first['queries']} test queries each. Learning rates and rounds were chosen on "
-        "validation posts. A gain is in points over the SFT start of the same seed, with the 95 % "
-        "paired bootstrap interval and the two-sided p value of approximate randomisation, both "
+        "validation posts. A gain is in points over the SFT start of the same seed, with the "
+        "two-sided p value of approximate randomisation and the 95 % interval of the same test, "
         "over the test posts of all seeds together. They cover the draw of test posts, not that "
         "of training runs: the last column shows how far seeds lie apart."
     )

@@ -24,6 +24,7 @@ from groundling.records import (
     Prediction,
     Query,
 )
+from groundling.replies import ReplyError, spoken
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ def answer_queries(
     """Write the likeliest expression for each query and ground it, unless it says ABSENT."""
     parts = (None, None) if folder is None else (folder / "words", folder / "boxes")
     rows = write_all(writer, queries, 1, sampling, 0, source, parts[0], progress)
-    written = [row if isinstance(row, Failure) else row[0] for row in rows]
+    written = [row if isinstance(row, Failure) else _said(row[0]) for row in rows]
     requests = [
         (query.image, expression.text)
         for query, expression in zip(queries, written, strict=True)
@@ -150,6 +151,15 @@ def predictions_of(
         )
         found.append(PostPrediction(post.id, predictions))
     return found
+
+
+def _said(words: Expression) -> Expression | Failure:
+    """A writer's words as they are grounded; a Failure where they decline or only think."""
+    try:
+        text = spoken(words.text)
+    except ReplyError as fault:
+        return fault.failure("write")
+    return words if text == words.text else Expression(text, words.source)
 
 
 def _answer(

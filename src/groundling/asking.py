@@ -20,6 +20,7 @@ from groundling.journal import Journal
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
 from groundling.records import PASSING, Failure
+from groundling.strict_json import parse_json
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _read(journal: Path) -> dict[str, Any]:
     found = {}
     for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record: Any = parse_json(line)
             key = record["key"]
             if "answer" in record:
                 found[key] = record["answer"]

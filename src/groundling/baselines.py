@@ -7,7 +7,6 @@ stopped run goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from groundling.infer import map_batches
 from groundling.inputs import check_inputs
 from groundling.learnable import look
 from groundling.models.base import DirectExample, DirectLearner
-from groundling.models.registry import compute_threads, open_direct
+from groundling.models.registry import compute_threads, few_threads, open_direct
 from groundling.plan import check_fits
 from groundling.progress import Progress
 from groundling.provenance import provenance
@@ -37,6 +36,7 @@ from groundling.records import (
 from groundling.rundir import RunDir
 from groundling.scoring.isr import score_isr
 from groundling.stage import Stage
+from groundling.strict_json import read_object
 from groundling.team import shards, team
 from groundling.tune import Manner, fit_stage
 
@@ -62,13 +62,14 @@ def run_direct(
     if config.check_memory:
         check_fits(config)
     given = read_whole_release(config.data.gmner)
-    known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
-    with RunDir.open(out, config, known, retry=retry) as run:
-        corpus, cases = gather(run, config, given, quiet)
-        fine_tune(run, config, cases, quiet)
-        grade(run, config, corpus, "untuned", quiet)
-        grade(run, config, corpus, "direct", quiet)
-        return conclude(run, corpus)
+    with few_threads(config.model):
+        known = provenance(threads=compute_threads(), data=given.fingerprints() if given else None)
+        with RunDir.open(out, config, known, retry=retry) as run:
+            corpus, cases = gather(run, config, given, quiet)
+            fine_tune(run, config, cases, quiet)
+            grade(run, config, corpus, "untuned", quiet)
+            grade(run, config, corpus, "direct", quiet)
+            return conclude(run, corpus)
 
 
 def gather(
@@ -168,7 +169,7 @@ def _prediction(row: Any) -> Prediction:
 def conclude(run: RunDir, corpus: Corpus) -> dict[str, Any]:
     """Write and return `metrics.json`."""
     stages = [
-        {"name": name, **json.loads((run.path / f"evaluations/{name}.json").read_text("utf-8"))}
+        {"name": name, **read_object(run.path / f"evaluations/{name}.json")}
         for name in ("untuned", "direct")
     ]
     metrics = {"stages": stages, "selected": "direct", "floors": floors(corpus)}

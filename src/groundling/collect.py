@@ -13,12 +13,11 @@ never asked.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from groundling.asking import write_failures
 from groundling.data.expressions_jsonl import (
@@ -40,6 +39,7 @@ from groundling.records import (
     is_absent,
 )
 from groundling.replies import ReplyError, oddity, read_expression
+from groundling.strict_json import parse_json
 
 DRAWN_BOX_WORDS = ("bounding box", "green box", "green rectangle", "green outline")
 """Words of an expression that speaks of the drawn box, which is on no other picture."""
@@ -264,7 +264,7 @@ def _in_order(
 def _told_failures(path: Path) -> dict[Key, Failure]:
     """What was told of failures before, in its order. Raises DataError for anything else."""
     try:
-        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        rows: list[Any] = [parse_json(line) for line in path.read_bytes().splitlines()]
         return {
             (row["id"], row["entity"], row["type"]): Failure(
                 row["reason"], row["stage"], row.get("kind", "")
@@ -273,5 +273,5 @@ def _told_failures(path: Path) -> dict[Key, Failure]:
         }
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as fault:
+    except (ValueError, LookupError, TypeError, AttributeError) as fault:
         raise DataError(path, "does not say what failed; restore or remove it") from fault

@@ -23,6 +23,7 @@ from groundling.journal import Journal
 from groundling.models.base import DirectGrounder
 from groundling.progress import Progress
 from groundling.records import NO_PICTURE, Failure, Post, PostPrediction, Prediction, Query
+from groundling.strict_json import parse_json
 
 
 @dataclass
@@ -114,7 +115,7 @@ def _claim(out: Path, maker: Mapping[str, object], empty: bool) -> None:
     """Write down who makes the file, or check that it is the same as before."""
     path = maker_path(out)
     try:
-        before = json.loads(path.read_bytes())
+        before = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         before = None
     if empty:

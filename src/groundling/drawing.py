@@ -7,6 +7,7 @@ carry a light and a dark edge, so that they show on every background.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,11 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 _DARK: Colour = (0, 0, 0)
 _LIGHT: Colour = (255, 255, 255)
-_LEAST_FONT_PX = 11
+_LEAST_FONT_PX = 13
+_ROOMY_PX = 640
+"""The longer side from which on an image has room for labels."""
+_MOST_TIMES = 8
+_SMOOTH = Image.Resampling.LANCZOS
 _MARGIN_PX = 3
 _SPACING_PX = 2
 
@@ -52,14 +57,19 @@ class Mark:
 
 
 def draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:
-    """A copy of `picture` with every mark on it, in the same size, each in a colour of its own.
+    """A copy of `picture` with every mark on it, each in a colour of its own.
 
-    Labels stay inside the picture and keep clear of each other, and of other boxes where there is
-    room for it.
+    A small image is drawn larger by a whole factor (`scale_of`), so that labels leave it visible.
+    Labels stay inside, outside of their boxes where they fit, and keep clear of each other and of
+    other boxes where there is room for it.
     """
+    scale = scale_of(picture.size) if marks else 1
     canvas = picture.convert("RGB")
+    if scale > 1:
+        canvas = canvas.resize((canvas.width * scale, canvas.height * scale), _SMOOTH)
+        marks = [Mark(Box(*(scale * v for v in mark.box.xyxy)), mark.label) for mark in marks]
     pen = ImageDraw.Draw(canvas)
-    font_px = max(_LEAST_FONT_PX, round(min(canvas.size) / 32))
+    font_px = max(_LEAST_FONT_PX, round(min(canvas.size) / 40))
     line_px = max(2, round(min(canvas.size) / 220))
     font = ImageFont.load_default(font_px)
     coloured = [(mark, OKABE_ITO[i % len(OKABE_ITO)]) for i, mark in enumerate(marks)]
@@ -67,14 +77,23 @@ def draw_marks(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:
         _outline(pen, _frame(mark.box, canvas.size), colour, line_px)
     taken: list[Place] = []
     for mark, colour in coloured:
-        others = [_frame(m.box, canvas.size) for m in marks if m is not mark]
         text = _wrapped(mark.label, font, max(canvas.width // 2, 12 * font_px))
         size = _label_size(pen, text, font)
         frame = _frame(mark.box, canvas.size)
+        others = [
+            other
+            for m in marks
+            if m is not mark and not _encloses(other := _frame(m.box, canvas.size), frame)
+        ]
         place = _label_place(size, canvas.size, frame, taken, others)
         _label(pen, place, text, font, colour)
         taken.append(place)
     return canvas
+
+
+def scale_of(size: tuple[int, int]) -> int:
+    """How many times larger an image of this size is drawn: to 640 pixels, at most 8 times."""
+    return max(1, min(_MOST_TIMES, math.ceil(_ROOMY_PX / max(size))))
 
 
 def check_name(path: Path, source: Path) -> None:
@@ -205,6 +224,13 @@ def _shared(one: Place, other: Place) -> int:
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     return max(0, wide) * max(0, high)
+
+
+def _encloses(outer: Place, inner: Place) -> bool:
+    """Whether a box is all around another, whose label then cannot but lie in it."""
+    return all(a <= b for a, b in zip(outer[:2], inner[:2], strict=True)) and all(
+        a >= b for a, b in zip(outer[2:], inner[2:], strict=True)
+    )
 
 
 def _gap(one: Place, other: Place) -> int:

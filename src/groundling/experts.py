@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundling.corpus import Case, Corpus
+from groundling.data.expressions_check import expression_fault
 from groundling.data.expressions_jsonl import read_expressions
 from groundling.errors import DataError, ImageError, InputError
 from groundling.images import load_image
@@ -17,7 +18,8 @@ def collect_experts(corpus: Corpus, cases: Sequence[Case], path: Path | None) ->
 
     From the expressions file at `path`, or from the annotator that the corpus brings along. An
     ungroundable entity's is always ABSENT. Raises InputError where there is neither, and
-    DataError where a groundable case has none in the file.
+    DataError where a groundable case has none in the file, or a text that is no expression: a
+    refusal, a thought, JSON, words in a fence.
     """
     if path is None:
         if corpus.annotate is None:
@@ -41,12 +43,13 @@ def check_experts(corpus: Corpus, path: Path | None) -> None:
 
 
 def _from_file(cases: Sequence[Case], path: Path) -> tuple[dict[str, str], list[Case]]:
-    """Expressions by query id, and the groundable cases that have none."""
+    """Expressions by query id, and the groundable cases that have none. Raises DataError."""
     written: dict[tuple[str, str, str], Expression] = {
         (row.post_id, row.name, row.type): row.expression for row in read_expressions(path)
     }
     experts: dict[str, str] = {}
     missing: list[Case] = []
+    useless: list[str] = []
     for case in cases:
         found = written.get((case.post_id, case.entity.name, case.entity.type))
         if not case.entity.groundable:
@@ -55,6 +58,14 @@ def _from_file(cases: Sequence[Case], path: Path) -> tuple[dict[str, str], list[
             missing.append(case)
         else:
             experts[case.query.id] = found.text
+            if fault := expression_fault(found.text):
+                useless.append(f"{case.query.name} in post {case.post_id} ({fault.kind}): {fault}")
+    if useless:
+        raise DataError(
+            path,
+            f"{len(useless)} texts are no expressions to learn from, the first of {useless[0]}; "
+            f"`groundling data check {path}` lists them all: mend or remove them",
+        )
     return experts, missing
 
 

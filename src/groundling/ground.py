@@ -8,22 +8,22 @@ answers = grounder.ground("photo.jpg", [("Mara Quill", "PER")])
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from groundling.answers import Answer, answer_queries
-from groundling.config import DataConfig, IsrConfig, ToyworldData
+from groundling.config import DataConfig, GrounderConfig, IsrConfig, ToyworldData, WriterConfig
 from groundling.data.expressions_jsonl import read_expressions
 from groundling.data.json_lines import answer_box, box_numbers
-from groundling.errors import GroundlingError, InputError, RunError
+from groundling.errors import DataError, GroundlingError, InputError, RunError
 from groundling.images import load_image
-from groundling.models.base import GREEDY, Grounder, Sampling, Writer
-from groundling.models.registry import open_grounder, open_writer, packaged
-from groundling.records import Box, EntityType, Failure, Query, parse_entity_type
+from groundling.models.base import GREEDY, ExpressionSampler, Grounder, Sampling, Writer
+from groundling.models.registry import few_threads, open_grounder, open_writer, packaged
+from groundling.records import Box, EntityType, Expression, Failure, Query, parse_entity_type
 from groundling.rundir import stored_config
+from groundling.strict_json import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class EntityGrounder:
     """A writer and a grounder, ready to be asked about any picture.
 
     `tuned` tells whether the writer was ever trained on the task. `names` are those that its run
-    trained on, beside the ones that its checkpoint lists.
+    trained on, beside the ones that its checkpoint lists. With `known_only`, as for the models that
+    come with the package, any other name is a failure and nobody is asked about it.
     """
 
     def __init__(
@@ -84,13 +85,18 @@ class EntityGrounder:
         max_new_tokens: int = 64,
         tuned: bool = True,
         names: frozenset[tuple[str, EntityType]] = frozenset(),
+        known_only: bool = False,
+        configs: Sequence[WriterConfig | GrounderConfig] = (),
     ) -> None:
+        """`configs` are those of the two models, where known: tiny ones take one thread."""
         self.tuned = tuned
         self.source = source
         self.writer = writer
         self.grounder = grounder
         self.max_new_tokens = max_new_tokens
         self._names = names
+        self.sampler: ExpressionSampler = _KnownOnly(writer, self._known) if known_only else writer
+        self._configs = configs
 
     @classmethod
     def load(cls, run: str | Path | None = None) -> EntityGrounder:
@@ -103,10 +109,12 @@ class EntityGrounder:
         if run is not None:
             return cls._of_run(Path(run))
         shipped = packaged("tuned")
-        return cls._of_run(shipped) if (shipped / "config.yaml").is_file() else cls._untuned()
+        if (shipped / "config.yaml").is_file():
+            return cls._of_run(shipped, known_only=True)
+        return cls._untuned()
 
     @classmethod
-    def _of_run(cls, run: Path) -> EntityGrounder:
+    def _of_run(cls, run: Path, known_only: bool = False) -> EntityGrounder:
         config = stored_config(run, IsrConfig)
         round_ = _chosen_round(run)
         adapter, tuned_grounder = run / f"writer/round-{round_}", run / "grounder"
@@ -124,6 +132,8 @@ class EntityGrounder:
             source=f"writer:{run.resolve().name}/{round_}",
             max_new_tokens=config.max_new_tokens,
             names=_trained_names(run),
+            known_only=known_only,
+            configs=(config.writer, config.grounder),
         )
 
     @classmethod
@@ -136,6 +146,8 @@ class EntityGrounder:
             source="writer:untuned/0",
             max_new_tokens=config.max_new_tokens,
             tuned=False,
+            known_only=True,
+            configs=(config.writer, config.grounder),
         )
 
     def ground(
@@ -148,13 +160,14 @@ class EntityGrounder:
         """
         queries = make_queries(image, entities)
         load_image(image)  # a bad picture is the caller's to hear of, not a failure of each entity
-        answers = answer_queries(
-            self.writer,
-            self.grounder,
-            queries,
-            source=self.source,
-            sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
-        )
+        with few_threads(*self._configs):
+            answers = answer_queries(
+                self.sampler,
+                self.grounder,
+                queries,
+                source=self.source,
+                sampling=Sampling(GREEDY.temperature, self.max_new_tokens),
+            )
         return [self._answered(*pair) for pair in zip(queries, answers, strict=True)]
 
     def _answered(self, query: Query, answer: Answer | Failure) -> EntityAnswer | EntityFailure:
@@ -166,8 +179,43 @@ class EntityGrounder:
             answer.expression.text,
             answer.box,
             answer.expression.logprob,
-            True if (query.name, query.type) in self._names else self.writer.knows(query),
+            self._known(query),
         )
+
+    def _known(self, query: Query) -> bool | None:
+        return True if (query.name, query.type) in self._names else self.writer.knows(query)
+
+
+class _KnownOnly:
+    """A writer that is asked about names alone that it was trained on; others are failures.
+
+    The packaged models have seen nothing but the embedded world: of a stranger they say something,
+    mostly that it is absent, and nothing in their words or numbers shows that they do not know.
+    """
+
+    def __init__(self, writer: Writer, knows: Callable[[Query], bool | None]) -> None:
+        self._writer, self._knows = writer, knows
+
+    def sample(
+        self, queries: Sequence[Query], k: int, sampling: Sampling, seed: int, source: str
+    ) -> list[list[Expression] | Failure]:
+        """See `models.base.ExpressionSampler`."""
+        asked = [query for query in queries if self._knows(query) is not False]
+        rows = iter(self._writer.sample(asked, k, sampling, seed, source) if asked else [])
+        return [
+            _stranger(query) if self._knows(query) is False else next(rows) for query in queries
+        ]
+
+
+def _stranger(query: Query) -> Failure:
+    name = query.name if len(query.name) <= 60 else query.name[:59] + "…"
+    return Failure(
+        f"the packaged models were never trained on {name} ({query.type}): they know the names of "
+        "the embedded world alone; train on posts of yours with groundling isr and name that run "
+        "with --run, or ask a model that knows the world with groundling direct",
+        "prompt",
+        "unknown-name",
+    )
 
 
 def make_queries(image: str | Path, entities: Sequence[tuple[str, str]]) -> list[Query]:
@@ -209,9 +257,9 @@ def _selected_round(run: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        name = json.loads(path.read_bytes())["selected"]
+        name = read_object(path)["selected"]
         return 0 if name == "sft" else int(name.removeprefix("round-"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as fault:
+    except (DataError, ValueError, LookupError, TypeError, AttributeError) as fault:
         raise RunError(
             f"{path}: selects no round (wanted sft or round-N); let the run finish again"
         ) from fault

@@ -84,7 +84,7 @@ def open_isr(run: str | None) -> IsrGrounding:
     """The writer and grounder of an ISR run; None takes those of the package."""
     models = EntityGrounder.load(None if run is None else Path(run))
     name = packaged_fingerprint() if run is None else fingerprint(Path(run))
-    return IsrGrounding(models.writer, models.grounder, models.source, models.max_new_tokens, name)
+    return IsrGrounding(models.sampler, models.grounder, models.source, models.max_new_tokens, name)
 
 
 def open_direct_run(run: Path) -> DirectGrounding:

@@ -24,6 +24,7 @@ from groundling import atomic
 from groundling.errors import RunError
 from groundling.progress import Progress
 from groundling.records import Failure
+from groundling.strict_json import parse_json
 from groundling.team import Team, team
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ def _encoded(result: R | Failure, encode: Callable[[R], object]) -> str:
 
 
 def _decoded(line: str, decode: Callable[[Any], R]) -> R | Failure:
-    stored = json.loads(line)
+    stored: Any = parse_json(line.encode())
     return Failure(**stored["failure"]) if "failure" in stored else decode(stored["result"])
 
 
@@ -185,7 +186,7 @@ def _load(path: Path, digest: str, failures: bool = False) -> list[str] | None:
     """
     try:
         first, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        head = json.loads(first)
+        head = parse_json(first.encode())
     except (FileNotFoundError, ValueError):
         return None
     wanted = {"inputs": digest, "results": _digest(lines)}

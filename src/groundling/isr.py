@@ -23,6 +23,7 @@ from groundling.evaluate import evaluate
 from groundling.infer import map_batches
 from groundling.inputs import check_inputs
 from groundling.models.base import Preference, Sampling
+from groundling.models.registry import few_threads
 from groundling.plan import check_fits
 from groundling.preferences import Choice, Drop, choose_pair, pair_generator, round_prompts
 from groundling.records import Failure, Pair, Query
@@ -71,7 +72,10 @@ def run_isr(
     check_inputs(config)
     if config.check_memory:
         check_fits(config)
-    with Workbench.open(config, out, quiet=quiet, watch=watch, retry=retry) as bench:
+    with (
+        few_threads(config.writer, config.grounder),
+        Workbench.open(config, out, quiet=quiet, watch=watch, retry=retry) as bench,
+    ):
         if base is not None:
             bench.adopt(base)
         bench.gather()  # posts, pictures, expert expressions; D_SFT and D_PL

@@ -8,7 +8,6 @@ under it. What a model is asked about is asked in any case, and fails one by one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from groundling.images import load_image
 from groundling.progress import Progress
 from groundling.records import Post
 from groundling.rundir import RunDir
+from groundling.strict_json import read_object
 from groundling.team import leads
 
 NAME = "unreadable.json"
@@ -80,8 +80,11 @@ def look(
 
 
 def _noted(run: RunDir, stage: str) -> Looked:
-    told = json.loads((run.path / NAME).read_bytes())
-    return Looked(stage, told["unreadable"], frozenset(told["missing"]))
+    told = read_object(run.path / NAME)
+    unreadable, missing = told.get("unreadable"), told.get("missing")
+    if not isinstance(unreadable, dict) or not isinstance(missing, list):
+        raise DataError(run.path / NAME, "wanted unreadable and missing pictures; restore it")
+    return Looked(stage, unreadable, frozenset(map(str, missing)))
 
 
 def _faults(paths: Sequence[str], quiet: bool) -> dict[str, str]:

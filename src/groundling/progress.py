@@ -15,6 +15,12 @@ from typing import TextIO
 from groundling.team import leads
 
 
+def tell(line: str, *, quiet: bool = False) -> None:
+    """One plain line on stderr, from the leader alone."""
+    if not quiet and leads():
+        print(line, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Counts towards `total` and tells stderr now and then.
 
@@ -105,16 +111,25 @@ class Progress:
         """`sft 12/138 steps, 3.4 steps/s, 37 s left, loss 0.41`."""
         rate = (self.done - self._skipped) / elapsed_s if elapsed_s > 0 else 0.0
         parts = [f"{self._label} {self.done}/{self._total} {self._unit}"]
-        if rate > 0:
-            parts.append(f"{rate:.3g} {self._unit}/s")
+        if rate > 0 and self._total > 1:
+            parts.append(_rate(rate, self._unit))
             left = max(0, self._total - self.done) / rate
-            parts.append(f"{_span(left)} left" if self.done < self._total else _span(elapsed_s))
+            parts.append(f"{span(left)} left" if self.done < self._total else span(elapsed_s))
         if self._note:
             parts.append(self._note)
         return ", ".join(parts)
 
 
-def _span(seconds: float) -> str:
+def _rate(rate: float, unit: str) -> str:
+    """`3.4 steps/s`, `82,900 posts/s`; where one takes over 20 s, how long: `45 s each`."""
+    if rate >= 100:
+        return f"{float(f'{rate:.3g}'):,.0f} {unit}/s"
+    if rate >= 0.05:
+        return f"{rate:.3g} {unit}/s"
+    return f"{span(1 / rate)} each"
+
+
+def span(seconds: float) -> str:
     """A duration in the two units that matter: `42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:

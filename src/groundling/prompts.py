@@ -44,6 +44,22 @@ BOX_FORM = (
 )
 """Ours: A.3 names no form, so a model that was not tuned for one is told which to use."""
 
+BOX_SCHEMA_FORM = (
+    ' Write it as JSON: {"box": [x1, y1, x2, y2]}, or {"box": null} where the entity does not '
+    "appear in the image."
+)
+"""Ours: what stands after BOX_FORM for a model that is held to BOX_SCHEMA."""
+
+BOX_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "box": {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "null"}]}
+    },
+    "required": ["box"],
+    "additionalProperties": False,
+}
+"""The JSON schema of such an answer."""
+
 LOCATE = (
     "Give the bounding box of the region that this expression describes.\n"
     "\n"

@@ -163,23 +163,51 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A gold mention: tokens [start, end) of its post, and its gold boxes (none: ungroundable)."""
+    """A gold mention: tokens [start, end) of its post, and its gold boxes (none: ungroundable).
+
+    `start` and `end` are None where nobody said which tokens it means and its name is not among
+    them. Without `boxes_known` nobody said whether it is in the picture: that is not "absent".
+    """
 
     name: str
     type: EntityType
-    start: int
-    end: int
+    start: int | None
+    end: int | None
     boxes: tuple[Box, ...] = ()
+    boxes_known: bool = True
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its tokens [start, end). Raises InputError where they are not known."""
+        if self.start is None or self.end is None:
+            raise InputError(
+                f"entity {self.name!r} ({self.type}) has no place in its text; "
+                "give 'start' and 'end', or a name that is a run of its tokens"
+            )
+        return self.start, self.end
+
+    @property
+    def gold_boxes(self) -> tuple[Box, ...]:
+        """Its boxes. Raises InputError where nobody said whether it has any."""
+        if not self.boxes_known:
+            raise InputError(
+                f"entity {self.name!r} ({self.type}) comes without gold boxes; "
+                "give 'boxes' ([] says that it is not in the picture)"
+            )
+        return self.boxes
 
     @property
     def groundable(self) -> bool:
-        """Whether the entity is in the picture."""
-        return bool(self.boxes)
+        """Whether the entity is in the picture; InputError where nobody said."""
+        return bool(self.gold_boxes)
 
     @property
     def largest_box(self) -> Box | None:
-        """The gold box of largest area (ISR footnote 2; the first among equals), or None."""
-        return max(self.boxes, key=lambda box: box.area, default=None)
+        """The gold box of largest area (ISR footnote 2; the first among equals), or None.
+
+        Raises InputError where nobody said whether there is one.
+        """
+        return max(self.gold_boxes, key=lambda box: box.area, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from groundling.config_gmner import RefinementConfig
 from groundling.models.base import Assistant, Question
 from groundling.progress import Progress
 from groundling.records import Failure, Mention, Post, Scheme
-from groundling.refinement import read_refinement, refinement_messages
+from groundling.refinement import read_refinement, refinement_messages, refinement_schema
 from groundling.routing import (
     Curve,
     Key,
@@ -126,6 +126,7 @@ class Refinery:
             read=lambda text, _: read_refinement(text, post, mention, self.scheme, reach),
             pictures=pictures,
             max_tokens=self.settings.max_tokens,
+            schema=refinement_schema(self.scheme),
         )
 
     def _key(self, item: tuple[Post, Mention]) -> list[object]:

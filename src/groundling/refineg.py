@@ -9,7 +9,6 @@ stage that is not finished is asked for again by the same command, in others by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.screening import training_posts
 from groundling.stage import Stage
+from groundling.strict_json import read_object
 from groundling.synthesise import synthesise
 from groundling.tagging import TAGGER, fit, tag_split, ungrounded
 
@@ -125,7 +125,7 @@ class _Work:
 
     def told(self, name: str) -> dict[str, Any]:
         """What a stage wrote down of itself."""
-        found: dict[str, Any] = json.loads((self.run.path / name).read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_object(self.run.path / name)
         return found
 
     def gather(self, given: Splits) -> None:

@@ -54,6 +54,21 @@ def refinement_messages(
     return [{"role": "user", "content": [*shown, {"type": "text", "text": words}]}]
 
 
+def refinement_schema(scheme: Scheme) -> dict[str, Any]:
+    """The JSON schema of an answer to ASK, for a model that can be held to it."""
+    text_or_null = {"type": ["string", "null"]}
+    return {
+        "type": "object",
+        "properties": {
+            "reasoning": {"type": "string"},
+            "entity": text_or_null,
+            "type": {**text_or_null, "enum": [*scheme.types, None]},
+        },
+        "required": ["reasoning", "entity", "type"],
+        "additionalProperties": False,
+    }
+
+
 def read_refinement(
     answer: str, post: Post, mention: Mention, scheme: Scheme, reach: int
 ) -> tuple[Mention | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from groundling.records import Entity, Expression, Failure, Grounded
+from groundling.replies import ReplyError, spoken
 
 RewardBox = Literal["largest", "any"]
 IOU_THRESHOLD = 0.5
@@ -15,8 +16,20 @@ NO_BOX = ("ground", "parse")
 
 
 def asks_grounder(entity: Entity, expression: Expression) -> bool:
-    """Whether eq. 5 needs a box: only a groundable entity that the writer says is there."""
-    return entity.groundable and not expression.absent and bool(expression.text.strip())
+    """Whether eq. 5 needs a box: only a groundable entity that the writer says is there.
+
+    A text that declines, or thinks aloud, says nothing of the kind, whatever a grounder would make
+    of it: its reward is 0, so that it can never become what a writer is taught.
+    """
+    text = expression.text
+    return entity.groundable and not expression.absent and bool(text.strip()) and _plain(text)
+
+
+def _plain(text: str) -> bool:
+    try:
+        return spoken(text) == text
+    except ReplyError:
+        return False
 
 
 def reward(

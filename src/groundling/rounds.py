@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from groundling.corpus import Case
+from groundling.data.pairs_parquet import read_rows
 from groundling.errors import RunError
 from groundling.preferences import Choice, Drop
 from groundling.records import PASSING, Expression, Failure, Grounded, Verdict
@@ -96,7 +96,7 @@ def refuse_losses(rows: Sequence[list[Expression] | Failure], tolerate: float, s
 def read_drawn(path: Path) -> dict[str, list[Expression]]:
     """The K expressions of each query that has any, in the order drawn."""
     found: dict[str, list[Expression]] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in read_rows(path, ["query_id", "text", "source", "logprob"], "expressions"):
         expression = Expression(row["text"], row["source"], row["logprob"])
         found.setdefault(row["query_id"], []).append(expression)
     return found
@@ -105,7 +105,7 @@ def read_drawn(path: Path) -> dict[str, list[Expression]]:
 def read_rewards(path: Path) -> dict[str, list[int | None]]:
     """The K rewards of each query, in the order drawn."""
     found: dict[str, list[int | None]] = {}
-    for row in pq.read_table(path, columns=["query_id", "reward"]).to_pylist():
+    for row in read_rows(path, ["query_id", "reward"], "rewards"):
         found.setdefault(row["query_id"], []).append(row["reward"])
     return found
 

@@ -99,7 +99,7 @@ def refined(mentions: Sequence[Mention], outcomes: Mapping[int, Outcome]) -> lis
 
 def span_counts(entities: Sequence[Entity], mentions: Sequence[Mention]) -> Counts:
     """A post's counts for span and type F1: both must be exactly right."""
-    gold = {(entity.start, entity.end, entity.type) for entity in entities}
+    gold = {(*entity.span, entity.type) for entity in entities}
     said = {(mention.start, mention.end, mention.type) for mention in mentions}
     return Counts(len(gold & said), len(said), len(gold))
 

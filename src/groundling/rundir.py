@@ -15,10 +15,9 @@ of them may be at work for a while yet, so no other leader starts before all hav
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ from groundling import atomic
 from groundling.errors import RunError
 from groundling.journal import Journal, lock
 from groundling.provenance import drift
-from groundling.settings import Section, decisive
+from groundling.settings import Section, decisive, read_yaml
 from groundling.shared_files import SharedArtefacts
 from groundling.stage import (
     OWN,
@@ -45,6 +44,7 @@ from groundling.stage import (
     owner_of,
     read_marker,
 )
+from groundling.strict_json import parse_json
 from groundling.team import leads, team
 
 S = TypeVar("S", bound=Section)
@@ -253,7 +253,7 @@ class RunDir(SharedArtefacts):
             source = marker_path(other, name)
             if not source.is_file():
                 raise RunError(f"{other}: stage {name} is not finished there; run it first")
-            for artefact in json.loads(source.read_bytes())["artefacts"]:
+            for artefact in _artefacts(other, name):
                 atomic.link_file(other / artefact, self.claim(artefact, name))
             atomic.write_bytes(marker_path(self.path, name), source.read_bytes(), self._staging())
             self.event("adopted", name, run=other.name)
@@ -277,6 +277,14 @@ class RunDir(SharedArtefacts):
 
     def _claim(self, name: str) -> Path:
         return self.claim(name)
+
+
+def _artefacts(root: Path, name: str) -> Iterable[str]:
+    """What a finished stage of another run wrote. Raises RunError for a damaged marker."""
+    artefacts: dict[str, object] = (read_marker(root, name) or {}).get("artefacts", {"": None})
+    if not all(map(is_artefact, artefacts)):
+        raise RunError(f"{marker_path(root, name)}: not a stage's marker; run that stage again")
+    return artefacts
 
 
 def stored_config(path: str | Path, model: type[S]) -> S:
@@ -304,7 +312,7 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
 
 def _event(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(line)
+        event = parse_json(line)
     except ValueError:
         event = None
     if not isinstance(event, dict) or event.keys() != {"time", "stage", "kind", "payload"}:
@@ -327,11 +335,11 @@ def _refuse_strangers(path: Path) -> None:
 def _read_identity(path: Path) -> dict[str, Any]:
     """What config.yaml says."""
     try:
-        found = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        found = read_yaml(path / "config.yaml")
     except FileNotFoundError as fault:
         raise RunError(f"{path}: not a run directory, it has no config.yaml") from fault
-    except (OSError, ValueError, yaml.YAMLError) as fault:
-        raise RunError(f"{path}/config.yaml: cannot be read; restore it") from fault
+    except (OSError, ValueError) as fault:
+        raise RunError(f"{path}/config.yaml: cannot be read ({fault}); restore it") from fault
     if not isinstance(found, dict) or found.keys() != {"config", "provenance"}:
         raise RunError(f"{path}/config.yaml: not a run's configuration; restore it")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +85,11 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, object]:
     problems = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not key or not equals:
-            problems.append(f"got {assignment!r}; wanted KEY=VALUE, such as dpo.lr=1e-5")
+        if not key or not equals or key.count(".") > _DEEPEST:
+            problems.append(f"got {_shown(assignment)}; wanted KEY=VALUE, such as dpo.lr=1e-5")
             continue
         try:
-            overrides[key] = yaml.load(text, Loader=_Loader)
+            overrides[key] = _value(text)[0]
         except _NO_YAML as fault:
             problems.append(f"{key}: {_shown(text)} is not a YAML value ({_one_line(fault)})")
     if problems:
@@ -151,8 +152,56 @@ def refuse_idle(section: Section, backend: str, acting: Collection[str]) -> None
         raise ValueError(f"got {got}; {backend} acts on {wanted}; leave out {', '.join(idle)}")
 
 
+_DEEPEST = 20
+"""Most dots in a key: no settings nest as deep as that."""
+
+_LARGEST_TEXT = 1 << 20
+_MOST_NODES = 100_000
+"""Most characters of settings, and most values once every alias stands for all that it means."""
+
 _NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """What reading YAML raises: dates that are none are ValueError, deep nesting RecursionError."""
+
+
+def _value(text: str) -> tuple[Any, list[str]]:
+    """The value of a YAML text, and its repeated keys. Raises one of _NO_YAML.
+
+    An alias may repeat a part, within bounds that are counted before anything is unfolded; a part
+    may not hold itself.
+    """
+    if len(text) > _LARGEST_TEXT:
+        raise ValueError(f"{len(text)} characters; wanted settings of {_LARGEST_TEXT} at most")
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None, []
+    if _unfolded(node, {}) > _MOST_NODES:
+        raise ValueError(f"aliases unfold to more than {_MOST_NODES} values; write them out")
+    return loader.construct_document(node), loader.repeated
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values that a node stands for, aliases unfolded; `known` has 0 for those it is within."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError(f"line {node.start_mark.line + 1}: an alias that holds itself")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(node)]
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file of ours. Raises OSError, and ValueError with what is wrong."""
+    try:
+        return _value(path.read_text(encoding="utf-8"))[0]
+    except _NO_YAML as fault:
+        raise ValueError(_one_line(fault)) from fault
 
 
 class _Loader(yaml.SafeLoader):
@@ -188,15 +237,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
     except (OSError, UnicodeDecodeError) as fault:
         raise ConfigError(str(path), [f"cannot be read as UTF-8 text ({fault})"]) from fault
     try:
-        loader = _Loader(text)
-        raw = loader.get_single_data()
+        raw, repeated = _value(text)
     except _NO_YAML as fault:
         raise ConfigError(str(path), [f"not valid YAML: {_one_line(fault)}"]) from fault
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"got {_shown(raw)}; wanted `key: value` lines"])
-    return raw, loader.repeated
+    return raw, repeated
 
 
 def _override(raw: dict[str, Any], key: str, value: object, problems: list[str]) -> None:
@@ -323,11 +371,18 @@ def _shown(value: object) -> str:
     """A value as a short YAML-like word."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = "…" if isinstance(value, Section) else repr(value)
+    text = "…" if isinstance(value, Section) else _SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 20, 20
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 200, 60, 200
+"""Cuts while it writes: the whole may be longer than memory is."""
 
 
 def _one_line(fault: Exception) -> str:
     if isinstance(fault, RecursionError):
         return "nested too deeply"
-    return " ".join(str(fault).split())
+    text = " ".join(str(fault).split())
+    return text if len(text) <= 300 else text[:299] + "…"

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from groundling import atomic
 from groundling.records import count_failures
 from groundling.shared_files import SharedArtefacts
+from groundling.strict_json import parse_json
 from groundling.team import leads, team
 
 FOLDER = "stages"
@@ -201,11 +202,21 @@ def marker_path(root: Path, stage: str) -> Path:
 def read_marker(root: Path, stage: str) -> dict[str, Any] | None:
     """A stage's marker, None where it is missing or unreadable."""
     try:
-        marker = json.loads(marker_path(root, stage).read_bytes())
+        marker = parse_json(marker_path(root, stage).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    readable = isinstance(marker, dict) and marker.keys() >= {"inputs", "artefacts"}
-    return marker if readable else None
+    return marker if isinstance(marker, dict) and _is_marker(marker) else None
+
+
+def _is_marker(marker: Mapping[str, Any]) -> bool:
+    """Whether an object has what `Stage` writes in a marker, each of its kind."""
+    artefacts, counts = marker.get("artefacts"), ("failures", "lasting_failures")
+    return (
+        isinstance(marker.get("inputs"), dict)
+        and isinstance(artefacts, dict)
+        and all(isinstance(told, dict) for told in artefacts.values())
+        and all(type(marker.get(key, 0)) is int for key in counts)
+    )
 
 
 def any_finished(root: Path) -> bool:

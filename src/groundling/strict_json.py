@@ -55,6 +55,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_numbers(path: Path) -> list[float]:
+    """The list of numbers in a JSON file. Raises DataError, also for anything else."""
+    value = read_json(path)
+    if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
+        raise DataError(path, "wanted a list of numbers; delete it to compute it anew")
+    return value
+
+
 def _place(text: str, offset: int) -> str:
     """Where in a text an offset is, for people: the column, after the line where there are more."""
     line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)

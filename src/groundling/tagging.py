@@ -51,6 +51,7 @@ from groundling.records import (
 from groundling.rundir import RunDir
 from groundling.scoring import TRIPLE_RULES, score_triples
 from groundling.stage import Stage
+from groundling.strict_json import read_numbers, read_object
 from groundling.team import leads, team
 from groundling.tune import Manner, fit_stage
 
@@ -204,7 +205,7 @@ class _Member:
     @property
     def told(self) -> dict[str, Any]:
         """F1 on dev by epoch, and which one was the best."""
-        found: dict[str, Any] = json.loads(self._note.read_bytes())
+        found: dict[str, Any] = read_object(self._note)
         return found
 
     @property
@@ -270,7 +271,7 @@ class _Epochs:
         self._scheme = scheme
         self._patience, self._member = patience, member
         self._log = self._folder / "epochs.json"
-        self.f1: list[float] = json.loads(self._log.read_bytes()) if self._log.exists() else []
+        self.f1 = read_numbers(self._log) if self._log.exists() else []
 
     @property
     def best(self) -> int:
@@ -378,7 +379,7 @@ def confidence_figures(
     """How well confidences say whether a mention is right, by tokens and type."""
     confidences, right = [], []
     for post, mentions in zip(posts, found, strict=True):
-        gold = {(entity.start, entity.end, entity.type) for entity in post.entities}
+        gold = {(*entity.span, entity.type) for entity in post.entities}
         for one in [] if isinstance(mentions, Failure) else mentions:
             if one.confidence is not None:
                 confidences.append(one.confidence)
@@ -390,7 +391,7 @@ def conclude(run: RunDir, config: TaggingConfig, more: Mapping[str, Any]) -> dic
     """Write and return `metrics.json`, with `more` in it."""
 
     def stored(name: str) -> Any:
-        return json.loads((run.path / name).read_text(encoding="utf-8"))
+        return read_object(run.path / name)
 
     scores = {split: stored(f"scores/{split}.json") for split in config.evaluate}
     metrics = {"fit": stored("fit.json"), "scores": scores, **more}

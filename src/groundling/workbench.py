@@ -10,12 +10,11 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from groundling.atomic import digest_file
 from groundling.config import IsrConfig
@@ -28,6 +27,7 @@ from groundling.corpus import (
     split_training,
 )
 from groundling.data.expressions_jsonl import EntityExpression, write_expressions
+from groundling.data.pairs_parquet import read_rows
 from groundling.errors import InputError, RunError
 from groundling.evaluate import floors
 from groundling.experts import check_experts, collect_experts
@@ -40,13 +40,14 @@ from groundling.models.registry import (
     open_writer,
 )
 from groundling.policy_check import CheckedSampler, Policy
-from groundling.progress import Progress
+from groundling.progress import Progress, tell
 from groundling.provenance import provenance
 from groundling.records import Expression, Verdict
 from groundling.rounds import Judged
 from groundling.rundir import RunDir, stored_config
 from groundling.settings import decisive
 from groundling.stage import any_finished
+from groundling.strict_json import read_object
 from groundling.team import shards, team
 from groundling.tune import Manner
 
@@ -288,11 +289,13 @@ class Workbench:
     def judged(self, round_: int) -> list[Judged]:
         """The judgements of a round, as stored."""
         path = self.run.path / f"rounds/{round_}/rewards.parquet"
-        return [Judged(**row) for row in pq.read_table(path).to_pylist()]
+        return [
+            Judged(**row)
+            for row in read_rows(path, [one.name for one in fields(Judged)], "rewards")
+        ]
 
     def _say(self, text: str) -> None:
-        with Progress(text, 1, "world", quiet=self.quiet) as progress:
-            progress.advance(1)
+        tell(text, quiet=self.quiet)
 
     # --------------------------------------------------------------------------------- the end
 
@@ -305,7 +308,7 @@ class Workbench:
         stages = []
         for name in names:
             path = self.run.path / f"evaluations/{name}.json"
-            stages.append({"name": name, **json.loads(path.read_text(encoding="utf-8"))})
+            stages.append({"name": name, **read_object(path)})
         trained = stages[1:]
         best = max(trained, key=lambda s: (s["validation"]["accuracy"]["all"], -stages.index(s)))
         metrics = {"stages": stages, "selected": best["name"], "floors": floors(self.corpus)}

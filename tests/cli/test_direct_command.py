@@ -45,6 +45,30 @@ def test_predictions_that_score_reads(
     assert score.json["accuracy"]["all"] == 100
 
 
+def test_field_e7_unread_answers_are_counted_by_shape(direct: Direct, tmp_path: Path) -> None:
+    replies = {
+        "Ann0": "[1, 2, 3, 4]\n[]",
+        "Ann1": '["1", "2", "3", "4"]',
+        "Ann2": '{"bbox": [1, 2, 3, 4]}',
+        "Ann3": "I'm sorry, but I can't identify people in images.",
+        "Ann4": "[1, 2, 1003, 4]",
+    }
+
+    def script(asked: Asked) -> Act:
+        name = next((name for name in replies if name in asked.text), None)
+        return said(replies[name]) if name else said(ABSENT)
+
+    with FaultServer(script=script) as server:
+        done = direct(server, "--json")
+        told = direct(server)
+    kinds = ["list-then-list", "strings", "other-keys", "refused", "outside"]
+    assert done.json["failed"] == dict.fromkeys(kinds, 1)
+    assert (done.json["boxes"], done.json["failed_posts"]) == (0, 5)
+    assert "1 × other-keys: JSON with other keys than those asked for" in told.out
+    failures = [one.failure for one in read_predictions(tmp_path / "p.jsonl")]
+    assert sorted(one.kind for one in failures if one is not None) == sorted(kinds)
+
+
 def test_errors_are_records_and_are_asked_again(direct: Direct, tmp_path: Path) -> None:
     def script(asked: Asked) -> Act:
         if "Ann1" in asked.text:

@@ -123,6 +123,35 @@ def test_failures_by_kind_and_the_next_run(collect: Collect, tmp_path: Path) -> 
     assert not (tmp_path / "e.failures.jsonl").exists()
 
 
+def test_field_e1_refusals_are_counted_and_never_stored(collect: Collect, tmp_path: Path) -> None:
+    replies = {
+        1: "I'm sorry, but I can't identify people in images.",
+        2: "<think>Who is it?</think>\n\n```\npost 2\n```",
+        3: "<think>Who is it?",
+        4: "It is Ann4 in the middle",
+    }
+
+    def script(asked: Asked) -> Act:
+        act = by_shade(asked)
+        number = int((act.body or b"").split(b"post ")[1][:1])
+        return said(replies[number]) if number in replies else act
+
+    with FaultServer(script=script) as server:
+        done = collect(server, "--json")
+        kept = collect(server, "--json", "--keep-odd")
+    assert done.code == 1
+    assert done.json["failed"] == {"refused": 1, "thought": 1, "named": 1}
+    assert kept.json["failed"] == {"refused": 1, "thought": 1}
+    assert kept.json["odd"] == {"named": 1}
+    assert "1 named" in kept.err
+    assert [text for text in texts(tmp_path) if text != ABSENT] == [
+        "post 0",
+        "post 2",
+        replies[4],
+        "post 5",
+    ]
+
+
 def test_a_budget_ends_and_a_larger_one_goes_on(collect: Collect, tmp_path: Path) -> None:
     prices = ["--price-in", "2.5", "--price-out", "10", "--set", "picture_tokens=100"]
     with FaultServer(script=by_shade) as server:

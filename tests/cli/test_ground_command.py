@@ -161,9 +161,9 @@ def test_draw_saves_the_picture_with_its_boxes(ground: Ground, photo: Path, tmp_
     assert done.code == 0
     assert done.out.endswith(f"drawn: {out}\n")
     with Image.open(out) as drawn:
-        assert drawn.size == (60, 40)
-        assert drawn.getpixel((5, 20)) == (0, 0, 0)  # the left edge of the only box
-        assert drawn.getpixel((2, 39)) == (90, 160, 90)
+        assert drawn.size == (8 * 60, 8 * 40)  # small images are drawn larger
+        assert drawn.getpixel((42, 160)) == (0, 0, 0)  # the left edge of the only box
+        assert drawn.getpixel((16, 310)) == (90, 160, 90)
     assert photo.read_bytes() == before
     refused = ground(photo, "--entity", "Oak:LOC", "--draw", photo)
     assert refused.code == 2
@@ -217,7 +217,7 @@ def test_a_wrong_call_is_one_clear_line(
     noise.write_bytes(b"no picture at all")
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "config.yaml").write_text("config: {}\nprovenance: {}\n")
+    (empty / "config.yaml").write_text("config: {data: {toyworld: {}}}\nprovenance: {}\n")
     stand_ins = {"PHOTO": photo, "NOISE": noise, "FOLDER": tmp_path, "EMPTY": empty}
     done = ground(*(stand_ins.get(word, word) for word in words))
     assert (done.code, done.out) == (2, "")

@@ -26,6 +26,7 @@ from groundling.data.jsonl import (
 from groundling.errors import DataError, InputError
 from groundling.ground import EntityAnswer
 from groundling.records import (
+    TWITTER,
     Box,
     Entity,
     Expression,
@@ -86,7 +87,10 @@ def without(record: dict[str, Any], key: str) -> dict[str, Any]:
         (POST | {"tokens": ["in", ""]}, r"tokens\[1\]"),
         (POST | {"tokens": "in NYC"}, "tokens: "),
         (POST | {"entites": []}, "entites: unknown key"),
-        (POST | {"entities": [without(NYC, "boxes")]}, r"entities\[0\]\.boxes: missing"),
+        (POST | {"entities": [without(NYC, "end")]}, "both 'start' and 'end', or neither"),
+        (POST | {"entity": "NYC"}, "entity: unknown key"),
+        (POST | {"offsets": "characters"}, "count in 'text', which is missing"),
+        (POST | {"offsets": "bytes"}, "offsets: wanted 'tokens', 'characters' or 'utf-16'"),
         (POST | {"entities": [NYC | {"box": None}]}, r"entities\[0\]\.box: unknown key"),
         (POST | {"entities": [NYC | {"type": "GPE"}]}, "unknown entity type 'GPE'"),
         (POST | {"entities": [NYC | {"type": None}]}, r"entities\[0\]\.type"),

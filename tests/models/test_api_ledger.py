@@ -309,7 +309,7 @@ def test_pictures_of_mixed_cost_overrun_by_one_call_at_most() -> None:
 
     with FaultServer(script=script) as server:
         book = ledger(budget="0.05")
-        chats = [chat(text, picture_tokens=200) for text in "abcdefgh"]
+        chats = [chat(text, picture_tokens=1000) for text in "abcdefgh"]
         found = ask(client(server, concurrency=8, ledger=book), *chats)
     assert found.count([Choice("ok")]) == len(server.asked)
     assert book.total.usd <= Decimal("0.05") + Decimal("0.1001")

@@ -28,8 +28,12 @@ def test_what_is_written_is_read_back(
     y1, y2 = sorted((480 * corners[1], 480 * corners[3]))
     words = BoxText(form, Convention(name))
     found = words.read(words.write(Box(x1, y1, x2, y2), FRAME), FRAME)
-    assert isinstance(found, Box)
     full = words.convention.scale(FRAME)
+    if isinstance(found, Failure):
+        steps = [words.convention.unit * s / f for s, f in zip((640, 480), full, strict=True)]
+        assert x2 - x1 < 0.5 + 1.001 * steps[0] or y2 - y1 < 0.5 + 1.001 * steps[1]
+        return
+    assert isinstance(found, Box)
     for axis, (said, meant) in enumerate(zip(found.xyxy, (x1, y1, x2, y2), strict=True)):
         half_px = words.convention.unit / 2 * (640, 480)[axis % 2] / full[axis % 2]
         assert abs(said - meant) <= half_px + 1e-6

@@ -78,7 +78,8 @@ def test_a_batch_gives_what_each_prompt_gives_alone(
         alone = run(writer, [prompt], noise[place : place + 1], end=often)[0]
         for first, second in zip(together[place], alone, strict=True):
             assert first.tokens == second.tokens
-            assert first.logprob == pytest.approx(second.logprob, abs=1e-5)
+            # 16 units in the last place (3.8e-6) of sums that reach 60
+            assert first.logprob == pytest.approx(second.logprob, abs=6e-5)
 
 
 def test_an_answer_does_not_depend_on_how_many_are_drawn(writer, prompts, noise, often):

@@ -271,6 +271,7 @@ def test_features_of_pictures_are_those_of_the_whole_weights(tmp_path):
 
 @by_hand
 def test_half_precision_computes_in_half_precision(name, checkpoint, tmp_path):
+    tiny.require_attention(torch.bfloat16)
     made = LocalWriter.load(
         checkpoint,
         adapter=Adapter(4, 8),

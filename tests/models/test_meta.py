@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import saved
+import tiny
 import tiny_families
 import tiny_ofa
 import torch
@@ -101,6 +102,7 @@ def test_activations_are_those_measured(
 ) -> None:
     """Without Qwen3.5, whose chunks of 64 tokens outweigh all else at tiny widths: test_plan_peaks
     has it at its own."""
+    tiny.require_attention(getattr(torch, dtype))
     writer = saved.writer(family, monkeypatch, getattr(torch, dtype), RANK, checkpointing, targets)
     batch = saved.preferences(ROWS)
     with saved.counting_text(writer.model) as kept:
@@ -207,7 +209,7 @@ def test_what_is_no_model_says_so(tmp_path: Path, content: str | None, message: 
 
 
 def test_a_tiny_grounder_without_weights_says_so() -> None:
-    with pytest.raises(InputError, match="no weights here"):
+    with pytest.raises(InputError, match="no checkpoint that can be opened"):
         meta.outline_grounder(GrounderConfig(path="nowhere"))
 
 

@@ -193,8 +193,12 @@ def test_kept_pictures_are_forgotten_in_time(pictures: list[str]) -> None:
 
 
 def test_it_learns_a_few_examples(pictures: list[str], tmp_path: Path) -> None:
-    model, lessons = grounder(), examples(pictures)
-    settings = GrounderOptimiser(lr=3e-3, batch_size=8, epochs=180)
+    """It has learned them all after about 80 steps, also from weights that differ by 1e-6, on
+    processors with and without AVX2 and AVX-512: 180 steps leave it more than twice that. At
+    a rate of 3e-3 and from other weights the last bits decided whether it learned the eighth.
+    """
+    model, lessons = grounder(seed=3), examples(pictures)
+    settings = GrounderOptimiser(lr=2e-3, batch_size=8, epochs=180)
     summary = fit(model, model.loss, lessons, settings, seed=0, checkpoint=tmp_path / "fit")
     assert np.mean(summary.losses[-5:]) < 0.25 * np.mean(summary.losses[:5])
     answers = model.ground([(example.image, example.expression) for example in lessons])

@@ -20,6 +20,10 @@ RENAMED = "ignore:`(is_)?gradient_checkpointing(_kwargs)?` is deprecated:FutureW
 CHOSEN = ["the man with red hair", "The entity does not appear in the image", "a", "the man"] * 2
 REJECTED = ["the woman", "the man", "The entity does not appear in the image", "b"] * 2
 BETA = 0.5
+LOSS_ROUNDING = 3e-5
+"""What rounding may do to a loss: scores reach 65, where a unit in the last place is 7.6e-6, four
+of them make a margin, and the loss falls by β/2 of it; each score four units off.
+"""
 
 
 def rows() -> datasets.Dataset:
@@ -77,13 +81,13 @@ def test_loss_and_gradients_equal_trls(writer, tmp_path):
     our_gradients = torch.autograd.grad(ours, list(parameters.values()))
 
     assert abs(theirs.item() - math.log(2)) > 0.01
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    assert ours.item() == pytest.approx(theirs.item(), abs=LOSS_ROUNDING)
     assert all(gradient.abs().max() > 1e-5 for gradient in their_gradients)
     mine, other = (
         torch.cat([gradient.flatten() for gradient in side])
         for side in (our_gradients, their_gradients)
     )
-    assert (mine - other).norm() < 5e-6 * other.norm()
+    assert (mine - other).norm() < tiny.ROUNDING * other.norm()
 
 
 def test_the_stored_reference_is_not_the_base_model(writer):
@@ -92,10 +96,15 @@ def test_the_stored_reference_is_not_the_base_model(writer):
     stored = torch.tensor(writer.score_pairs(tiny.QUERIES, *texts))
     base = torch.tensor(tiny.writer().score_pairs(tiny.QUERIES, *texts))
     assert (stored - base).abs().max() > 0.1
-    preferences = [
-        Preference(query, chosen, rejected, *logps)
-        for query, chosen, rejected, logps in zip(
-            tiny.QUERIES, *texts, stored.tolist(), strict=True
-        )
-    ]
-    assert writer.dpo_loss(preferences, BETA).item() == pytest.approx(math.log(2), abs=1e-6)
+
+    def loss(reference: torch.Tensor) -> float:
+        preferences = [
+            Preference(query, chosen, rejected, *logps)
+            for query, chosen, rejected, logps in zip(
+                tiny.QUERIES, *texts, reference.tolist(), strict=True
+            )
+        ]
+        return writer.dpo_loss(preferences, BETA).item()
+
+    assert loss(stored) == pytest.approx(math.log(2), abs=LOSS_ROUNDING)
+    assert abs(loss(base) - math.log(2)) > 1000 * LOSS_ROUNDING

@@ -111,11 +111,42 @@ def test_p_value_is_fair_when_nothing_differs() -> None:
     assert low <= 20  # about 10 expected; 21 or more has a chance of 0.1 %
 
 
+@pytest.mark.parametrize("rounds", [1, 10, 19, 39, 100, 199, 500, 2000])
+def test_field_r11_an_interval_leaves_out_zero_exactly_where_its_test_rejects(rounds: int) -> None:
+    rejected = 0
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 3])
+        right = rng.binomial(1, [[0.5], [0.5 + 0.01 * seed]], (2, 60)).astype(float)
+        for statistic, extra in ((ratios, 1), (f1_scores, 2)):
+            columns = [np.stack([row, *[np.ones(60)] * extra], axis=1) for row in right]
+            found = paired_difference(*columns, statistic, rounds, seed)
+            assert found.interval is not None
+            assert found.p_value is not None
+            low, high = found.interval
+            assert (found.p_value < 0.05) == (not low <= 0 <= high), (seed, found)
+            rejected += found.p_value < 0.05
+    assert bool(rejected) == (rounds >= 39)
+
+
+def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says() -> None:
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng([seed, 5])
+        right = rng.binomial(1, [[0.6], [0.5]], (2, 150)).astype(float)
+        first, second = (np.stack([row, np.ones(150)], axis=1) for row in right)
+        interval = paired_difference(first, second, ratios, 299, seed).interval
+        assert interval is not None
+        covered += interval[0] <= 0.1 <= interval[1]
+    assert covered / 200 >= 0.91
+
+
 def test_a_clear_difference_is_found() -> None:
     first = np.tile([[1.0, 1.0, 1.0]], (50, 1))
     second = np.tile([[0.0, 1.0, 1.0]], (50, 1))
     found = paired_difference(first, second, f1_scores, 499, 0)
-    assert (found.value, found.interval, found.p_value) == (1.0, (1.0, 1.0), 1 / 500)
+    assert (found.value, found.p_value) == (1.0, 1 / 500)
+    assert found.interval is not None
+    assert 0.4 < found.interval[0] < 0.9 < found.interval[1] == 1.0
 
 
 def test_nothing_to_compare() -> None:

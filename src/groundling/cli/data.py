@@ -41,6 +41,7 @@ examples:
   groundling data check twitter-gmner-v2
   groundling data check twitter-gmner-v2 --images images --all
   groundling data check posts.jsonl --format jsonl --json
+  groundling data check experts.jsonl
   groundling data check ccks --images ccks/sample_image
 """
 
@@ -142,9 +143,14 @@ def _stats(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from groundling.data.check import check_data
+    from groundling.data.expressions_check import check_expressions, holds_expressions
 
-    form = chosen_format(args.format, args.src)
-    problems = check_data(args.src, form, args.images, chosen_scheme(args.scheme, form), args.boxes)
+    if args.format is None and holds_expressions(args.src):
+        problems = check_expressions(args.src, chosen_scheme(args.scheme, "jsonl"))
+    else:
+        form = chosen_format(args.format, args.src)
+        scheme = chosen_scheme(args.scheme, form)
+        problems = check_data(args.src, form, args.images, scheme, args.boxes)
     if args.json:
         found = [problem.as_json() for problem in problems]
         print(json.dumps({"problems": found}, indent=2))

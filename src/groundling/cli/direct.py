@@ -14,6 +14,7 @@ from groundling.cli.endpoint import (
     read_posts_of,
     told_cost,
     told_failures,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
     total = sum(len(post.entities) for post in posts)
     with open_endpoint(args, config) as endpoint:
+        if endpoint.own_temperature():
+            warn(args, endpoint.own_temperature())
         with Progress("direct", total, "entities", quiet=args.quiet) as progress:
             done = answer_posts(
                 posts,

@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
     total = sum(want.box is not None for want in wanted_expressions(posts))
     with open_endpoint(args, config) as endpoint:
+        if endpoint.own_temperature():
+            warn(args, endpoint.own_temperature())
         with Progress("experts", total, "expressions", quiet=args.quiet) as progress:
             done = collect_expressions(
                 posts,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 NAME may hold colons: the last one comes before TYPE (PER, LOC, ORG, MISC or OTHER). Boxes are
 x1, y1, x2, y2 in pixels of the upright picture. Exit code 1 where an entity could not be answered.
+Without --run the packaged models answer. They know the embedded world alone, and about any name
+that they were not trained on they give no answer; docs/models.md lists the names.
 
 examples:
   groundling ground photo.jpg --entity "Mara Quill:PER"
@@ -50,7 +52,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a run directory whose models answer (default: those that come with the package)",
     )
     parser.add_argument(
-        "--draw", type=Path, metavar="OUT", help="also save the picture with boxes (.png, .jpg, …)"
+        "--draw",
+        type=Path,
+        metavar="OUT",
+        help="also save the picture with boxes (.png, .jpg, …); a small one is drawn larger",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)
@@ -116,7 +121,10 @@ def _told_one(answer: EntityAnswer | EntityFailure) -> list[str]:
     words = " ".join(answer.expression.split())
     if answer.box is None:
         return [f"  not in the picture{sure}"]
-    corners = ", ".join(f"{value:.0f}" for value in answer.box.xyxy)
+    x1, y1, x2, y2 = (f"{value:.0f}" for value in answer.box.xyxy)
+    if x1 == x2 or y1 == y2:  # thinner than a pixel or two: whole pixels would hide its area
+        x1, y1, x2, y2 = (f"{value:.2f}" for value in answer.box.xyxy)
+    corners = f"{x1}, {y1}, {x2}, {y2}"
     return [f"  words  {words}{sure}", f"  box    {corners}"]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from groundling.cli.score_warnings import (
     warn,
     warn_of_convention,
+    warn_of_gold,
     warn_of_predictions,
     warn_unsound,
 )
@@ -27,6 +28,7 @@ from groundling.errors import DataError, ImageError, InputError
 if TYPE_CHECKING:
     from groundling.data.gmner import Split
     from groundling.records import Box, Post, PostPrediction, Scheme
+    from groundling.scoring.rule import TripleRule
 
 RULE_NAMES = ("isr", "riveg", "refineg", "span")
 """The same as `scoring.RULES`, spelt out so that `--help` need not import numpy."""
@@ -150,6 +152,7 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     split, posts = args.split or gold.name, gold.posts
     rule = TRIPLE_RULES.get(args.rule)
     lenient = rule is not None and rule.ignores_unknown
+    _check_gold(Path(args.gold), posts, rule)
     systems = [
         _read_system(args, path, scheme, lenient) for path in (args.pred, args.against) if path
     ]
@@ -157,8 +160,7 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         warn_unsound(args, path, align(posts, system), split)
         warn_of_predictions(args, path, system, scheme)
         warn_of_convention(args, path, gold, system)
-    if posts and not any(post.entities for post in posts):
-        warn(args, f"{args.gold}: split {split} has no entity at all; is it tagged?")
+    warn_of_gold(args, gold, split)
     report = _score_isr if rule is None else _score_rule
     values, text = report(posts, systems, args, scheme)
     aligned = align(posts, systems[0])
@@ -177,6 +179,19 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         values["against"] = {"file": args.against, **values["against"]}
     entities = sum(len(post.entities) for post in posts)
     return values, f"{args.pred}: split {split}, {len(posts)} posts, {entities} entities\n{text}"
+
+
+def _check_gold(path: Path, posts: Sequence[Post], rule: TripleRule | None) -> None:
+    """Raise DataError for gold that lacks what a rule compares (rule isr: None)."""
+    for post in posts:
+        for entity in post.entities:
+            try:
+                if rule is None:
+                    _ = entity.gold_boxes
+                elif rule.unit == "span":
+                    _ = entity.span
+            except InputError as fault:
+                raise DataError(path, f"post {post.id!r}: {fault}") from fault
 
 
 def _read_system(

@@ -66,6 +66,19 @@ def warn_of_predictions(
         )
 
 
+def warn_of_gold(args: argparse.Namespace, gold: Split, split: str) -> None:
+    """Say what gold lacks: entities, or boxes."""
+    entities = [entity for post in gold.posts for entity in post.entities]
+    if gold.posts and not entities:
+        warn(args, f"{args.gold}: split {split} has no entity at all; is it tagged?")
+    if unknown := sum(not entity.boxes_known for entity in entities):
+        warn(
+            args,
+            f"{args.gold}: {unknown} of {len(entities)} entities come without gold boxes; nothing "
+            "answers them in GMNER and EEG, only MNER means something",
+        )
+
+
 def warn_of_convention(
     args: argparse.Namespace, path: str, gold: Split, system: Sequence[PostPrediction]
 ) -> None:

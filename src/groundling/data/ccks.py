@@ -128,7 +128,7 @@ def merge_boxes(entities: Iterable[Entity]) -> list[Entity]:
     """
     boxes: dict[tuple[int, int, str, str], dict[Box, None]] = {}
     for entity in entities:
-        key = (entity.start, entity.end, entity.type, entity.name)
+        key = (*entity.span, entity.type, entity.name)
         boxes.setdefault(key, {}).update(dict.fromkeys(entity.boxes))
     return [
         Entity(name, kind, start, end, tuple(found))
@@ -159,7 +159,7 @@ def write_ccks(
         entities[post.id] = [
             entry(_spelling(entity, text, post.tokens), scheme.on_disk(entity.type), box)
             for entity in post.entities
-            for box in entity.boxes or (None,)
+            for box in entity.gold_boxes or (None,)
         ]
     target = Path(folder) / f"{split}{TEXTS}"
     write_values(Path(folder) / f"{split}{ENTITIES}", entities)
@@ -193,9 +193,9 @@ def _entities(
 
 def _spelling(entity: Entity, text: str, tokens: Sequence[str]) -> str:
     """An entity's name as the text spells it; its own where it is not that of its tokens."""
-    if entity.name != " ".join(tokens[entity.start : entity.end]):
+    if entity.start is None or entity.name != " ".join(tokens[slice(*entity.span)]):
         return entity.name
-    return surface(text, tokens, entity.start, entity.end)
+    return surface(text, tokens, *entity.span)
 
 
 def name_in_memory(name: str, tokens: Sequence[str], place: Place | None) -> str:

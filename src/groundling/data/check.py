@@ -22,6 +22,7 @@ from groundling.data.gmner import (
     xml_path,
 )
 from groundling.data.jsonl import read_numbered_posts
+from groundling.data.mentions import nameless
 from groundling.data.picture_index import PictureIndex
 from groundling.data.problems import Problem
 from groundling.data.voc import Annotation, read_annotation
@@ -166,11 +167,11 @@ def _text_quirks(
             message = f"token {token!r} holds {odd}"
             yield Problem(str(path), text.token_line(index), "odd-character", message)
     for entity, message in _type_conflicts(text.id, entities):
-        yield Problem(str(path), text.token_line(entity.start), "type-conflict", message)
+        yield Problem(str(path), text.token_line(entity.span[0]), "type-conflict", message)
 
 
 def _post_quirks(path: Path, line: int | None, post: Post) -> Iterator[Problem]:
-    if not post.tokens:
+    if not post.tokens and not post.entities:
         yield Problem(str(path), line, "empty-post", f"post {post.id!r} has no tokens")
     for token in post.tokens:
         if odd := _odd_characters(token):
@@ -178,7 +179,11 @@ def _post_quirks(path: Path, line: int | None, post: Post) -> Iterator[Problem]:
     for _, message in _type_conflicts(post.id, post.entities):
         yield Problem(str(path), line, "type-conflict", message)
     for entity in post.entities:
-        name = " ".join(post.tokens[entity.start : entity.end])
+        if entity.start is None:
+            if post.tokens:
+                yield nameless(path, line, entity.name, post.id)
+            continue
+        name = " ".join(post.tokens[slice(*entity.span)])
         if name != entity.name:
             message = f"entity {entity.name!r} is called {name!r} in the text"
             yield Problem(str(path), line, "name-differs", message)

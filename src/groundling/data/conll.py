@@ -96,13 +96,16 @@ def bio_spans(tags: Sequence[str], scheme: Scheme = TWITTER) -> list[Span]:
 def bio_tags(length: int, entities: Sequence[Entity], scheme: Scheme = TWITTER) -> list[str]:
     """BIO tags for entities over `length` tokens, as on disk (in Twitter-GMNER MISC is OTHER).
 
-    Positions outside the text are left out; of two overlapping entities the later one wins.
+    Positions outside the text are left out; of two overlapping entities the later one wins, so a
+    caller compares `bio_spans` of the result with what was to be written. Raises InputError for an
+    entity whose tokens are not known.
     """
     tags = ["O"] * length
     for entity in entities:
         kind = scheme.on_disk(entity.type)
-        for index in range(max(entity.start, 0), min(entity.end, length)):
-            tags[index] = f"{'B' if index == entity.start else 'I'}-{kind}"
+        start, end = entity.span
+        for index in range(max(start, 0), min(end, length)):
+            tags[index] = f"{'B' if index == start else 'I'}-{kind}"
     return tags
 
 

@@ -9,7 +9,7 @@ many lines. Unknown keys are ignored; `json_lines` says what is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ from groundling.data.json_lines import (
     refuse,
     write_json_lines,
 )
+from groundling.data.problems import Report
 from groundling.records import TWITTER, EntityType, Expression, Scheme
 
 _SOURCE = re.compile(r"human|expert:.+|writer:.+/.+", re.S)
@@ -57,12 +58,16 @@ class _ExpressionLine(Open):
 
 def read_expressions(path: Path | str, scheme: Scheme = TWITTER) -> tuple[EntityExpression, ...]:
     """Read expressions in file order; one entity may have many. A bad line raises DataError."""
-    return tuple(
-        EntityExpression(
-            line.id, line.entity, line.type, Expression(line.expression, line.source), line.verdict
-        )
-        for _, line in read_json_lines(Path(path), _ExpressionLine, refuse, scheme.parse)
-    )
+    return tuple(line for _, line in read_numbered_expressions(Path(path), refuse, scheme))
+
+
+def read_numbered_expressions(
+    path: Path, report: Report, scheme: Scheme = TWITTER
+) -> Iterator[tuple[int, EntityExpression]]:
+    """The sound expressions of a file with their lines (from 1); the others go to `report`."""
+    for number, line in read_json_lines(path, _ExpressionLine, report, scheme.parse):
+        said = Expression(line.expression, line.source)
+        yield number, EntityExpression(line.id, line.entity, line.type, said, line.verdict)
 
 
 def write_expressions(

@@ -212,7 +212,7 @@ def _format_post(post: Post, scheme: Scheme) -> str:
         if not token or re.search(r"[\t\n\ud800-\udfff]", token):
             raise InputError(f"token {token!r} does not fit a line; wanted text without tab or \\n")
     tags = bio_tags(len(post.tokens), post.entities, scheme)
-    names = {entity.name: entity.boxes for entity in reversed(post.entities)}
+    names = {entity.name: entity.gold_boxes for entity in reversed(post.entities)}
     spans = bio_spans(tags, scheme)
     if len(spans) != len(post.entities):
         raise InputError("its entities overlap or leave the text; this layout has no such spans")

@@ -1,15 +1,21 @@
 """Posts and predictions as JSON lines.
 
-    posts        {"id", "image", "tokens" | "text", "entities": [{"name", "type", "start", "end",
-                  "boxes": [[x1, y1, x2, y2], …]}]}
+    posts        {"id", "image", "tokens" | "text", "offsets"?, "entities": [{"name", "type",
+                  "start"?, "end"?, "boxes"?: [[x1, y1, x2, y2], …]}]}
+                 or, an entity a line, {"image", "entity", "type", "id"?, "text"?, …}
     predictions  {"id", "entities": [{"name", "type", "start"?, "end"?, "expression"?,
                   "box": [x1, y1, x2, y2] | null, "score"?}]}
                  or {"id", "error": {"reason", "stage", "kind"?}}
 
-Boxes are pixels of the original image. `text` instead of `tokens` is split at white space
-(`str.split`); `start` and `end` count those tokens, end exclusive. A `box` of null says "not in
-the picture"; leaving the key out is an error. Types are those of a scheme, as in memory or as the
-data set writes them (MISC may be OTHER).
+Boxes are pixels of the original image. `text` instead of `tokens` becomes words and marks, by the
+rule of `tokens`. `start` and `end`, end exclusive, count tokens; with `"offsets": "characters"` the
+characters (code points) of `text`, with "utf-16" its UTF-16 units, as JavaScript counts. A token
+that such a position cuts is split there. An entity without positions takes the first free tokens
+of its name, and has none where its name is not there. An entity without `boxes` is not "absent":
+nobody said where it is. Rows of one `id` (else of one `image`) are one post.
+
+A predicted `box` of null says "not in the picture"; leaving the key out is an error. Types are
+those of a scheme, as in memory or as the data set writes them (MISC may be OTHER).
 
 Unknown keys: an error in posts, where a misspelt `boxes` would turn into "not in the picture"
 (`meta` may hold anything and is ignored); ignored in predictions. `json_lines` says what is
@@ -24,13 +30,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from groundling.data.gmner import Split
 from groundling.data.json_lines import (
     AnyBox,
-    Closed,
-    GoldBox,
     Open,
     Text,
     TypeName,
@@ -42,6 +46,7 @@ from groundling.data.json_lines import (
     write_json_lines,
 )
 from groundling.data.picture_index import PictureIndex
+from groundling.data.post_lines import PostLine, gold_entities, read_words
 from groundling.data.problems import Problem, Report, refuse_errors
 from groundling.records import (
     TWITTER,
@@ -55,39 +60,6 @@ from groundling.records import (
 )
 
 # --- posts -------------------------------------------------------------------------------------
-
-
-class _GoldEntity(Closed):
-    name: Text
-    type: TypeName
-    start: int
-    end: int
-    boxes: list[GoldBox]
-
-
-class _PostLine(Closed):
-    id: Text
-    image: Text | None = None
-    tokens: list[Text] | None = None
-    text: str | None = None
-    entities: list[_GoldEntity] = Field(default_factory=list)
-    meta: Any = None
-
-    @model_validator(mode="after")
-    def _spans_lie_in_the_text(self) -> _PostLine:
-        if (self.tokens is None) == (self.text is None):
-            raise ValueError("wanted either 'tokens' or 'text'")
-        length = len(self.words())
-        for index, entity in enumerate(self.entities):
-            if not 0 <= entity.start < entity.end <= length:
-                raise ValueError(
-                    f"entities[{index}]: tokens {entity.start} to {entity.end} of {length}; "
-                    "wanted 0 ≤ start < end ≤ number of tokens"
-                )
-        return self
-
-    def words(self) -> tuple[str, ...]:
-        return tuple((self.text or "").split() if self.tokens is None else self.tokens)
 
 
 def read_posts(
@@ -109,29 +81,57 @@ def read_posts(
     source = Path(path)
     index = None if images is None else PictureIndex(Path(images))
     report = skipped.append if skip_bad else refuse_errors
-    posts = [post for _, post in read_numbered_posts(source, index, report, scheme)]
+    found = list(_read_lines(source, index, report, scheme))
+    posts = [post for _, _, post in found]
     missing = tuple(
         post.id
         for post in posts
         if (index and post.image is None) or (post.image and not Path(post.image).is_file())
     )
-    return Split(source.stem, tuple(posts), missing_images=missing, skipped=tuple(skipped))
+    texts = {post.id: line.text for _, line, post in found if line.text is not None}
+    return Split(
+        source.stem,
+        tuple(posts),
+        missing_images=missing,
+        skipped=tuple(skipped),
+        source_texts=texts,
+    )
 
 
 def read_numbered_posts(
     path: Path, index: PictureIndex | None, report: Report, scheme: Scheme = TWITTER
 ) -> Iterable[tuple[int, Post]]:
     """The sound posts of a file with their lines (from 1); the others go to `report`."""
+    return ((number, post) for number, _, post in _read_lines(path, index, report, scheme))
+
+
+def _read_lines(
+    path: Path, index: PictureIndex | None, report: Report, scheme: Scheme
+) -> Iterable[tuple[int, PostLine, Post]]:
+    for number, line in _gathered(path, report, scheme):
+        words = read_words(line)
+        entities = gold_entities(line.entities, words)
+        yield number, line, Post(line.id, words.tokens, entities, _located(path, line, index))
+
+
+def _gathered(path: Path, report: Report, scheme: Scheme) -> Iterable[tuple[int, PostLine]]:
+    """The posts of a file by line; rows of one id are one post, in the place of the first."""
     first_line: dict[str, int] = {}
-    for number, line in read_json_lines(path, _PostLine, report, scheme.parse):
-        if _seen_before(path, line.id, number, first_line, report):
-            continue
-        entities = tuple(
-            Entity(item.name, item.type, item.start, item.end, tuple(map(_box, item.boxes)))
-            for item in line.entities
-        )
-        image = _located(path, line, index)
-        yield number, Post(line.id, line.words(), entities, image)
+    found: dict[str, tuple[int, PostLine]] = {}
+    for number, line in read_json_lines(path, PostLine, report, scheme.parse):
+        _, first = found.get(line.id, (0, None))
+        if first is not None and first.is_row and line.is_row:
+            if (first.image, first.text, first.tokens, first.offsets) == (
+                (line.image, line.text, line.tokens, line.offsets)
+            ):
+                first.entities.extend(line.entities)
+                continue
+            message = f"the row has another image or text than row {first_line[line.id]} of post "
+            message += f"{line.id!r}; give rows of different posts an 'id'"
+            report(Problem(str(path), number, "bad-record", message))
+        elif not _seen_before(path, line.id, number, first_line, report):
+            found[line.id] = (number, line)
+    return found.values()
 
 
 def write_posts(path: Path | str, posts: Iterable[Post], scheme: Scheme = TWITTER) -> None:
@@ -141,25 +141,28 @@ def write_posts(path: Path | str, posts: Iterable[Post], scheme: Scheme = TWITTE
     """
     target = Path(path)
     lines = (_post_line(post, target.parent) for post in posts)
-    write_json_lines(target, lines, _PostLine, unique_ids=True, parse_type=scheme.parse)
+    write_json_lines(target, lines, PostLine, unique_ids=True, parse_type=scheme.parse)
 
 
 def _post_line(post: Post, folder: Path) -> dict[str, object]:
     image = None if post.image is None else Path(os.path.relpath(post.image, folder)).as_posix()
-    entities = [
-        {
-            "name": entity.name,
-            "type": entity.type,
-            "start": entity.start,
-            "end": entity.end,
-            "boxes": [box_numbers(box) for box in entity.boxes],
-        }
-        for entity in post.entities
-    ]
+    entities = [_gold_entity(entity) for entity in post.entities]
+    if not post.tokens and all(entity.start is None for entity in post.entities):
+        return {"id": post.id, "image": image, "entities": entities}
     return {"id": post.id, "image": image, "tokens": list(post.tokens), "entities": entities}
 
 
-def _located(path: Path, line: _PostLine, index: PictureIndex | None) -> str | None:
+def _gold_entity(entity: Entity) -> dict[str, object]:
+    """An entity as written: what nobody knows is left out."""
+    written: dict[str, object] = {"name": entity.name, "type": entity.type}
+    if entity.start is not None:
+        written |= {"start": entity.start, "end": entity.end}
+    if entity.boxes_known:
+        written["boxes"] = [box_numbers(box) for box in entity.boxes]
+    return written
+
+
+def _located(path: Path, line: PostLine, index: PictureIndex | None) -> str | None:
     """The path of a post's picture, by the rule of `read_posts`."""
     if index is None:
         return None if line.image is None else os.path.normpath(path.parent / line.image)

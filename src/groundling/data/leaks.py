@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from groundling.errors import InputError
-from groundling.records import Post
+from groundling.records import Entity, EntityType, Post
 
 Key = Callable[[Post], str]
-Tags = frozenset[tuple[int, int, str]]
+Marked = tuple[object, EntityType]
+Tags = frozenset[Marked]
 
 
 def exact_text(post: Post) -> str:
@@ -177,7 +178,12 @@ def _by_key(posts: Iterable[Post], key: Key) -> dict[str, list[Post]]:
 
 def _tags(posts: Iterable[Post]) -> set[Tags]:
     """The different readings of posts: which tokens are entities, and of which types."""
-    return {frozenset((e.start, e.end, e.type) for e in post.entities) for post in posts}
+    return {frozenset(map(_marked, post.entities)) for post in posts}
+
+
+def _marked(entity: Entity) -> Marked:
+    """What an entity marks: its tokens, or its name where nobody knows them."""
+    return (entity.name if entity.start is None else (entity.start, entity.end)), entity.type
 
 
 # --- splitting ---------------------------------------------------------------------------------

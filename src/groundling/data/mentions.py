@@ -41,7 +41,7 @@ def places_of(name: str, tokens: Sequence[str]) -> list[Place]:
     >>> places_of("NH-90", ["An", "NH", "-", "90", "."])
     [Place(start=1, end=4, whole=True)]
     """
-    found = list(_places(_squeezed(name), [_squeezed(token) for token in tokens]))
+    found = list(_places(squeezed(name), [squeezed(token) for token in tokens]))
     return [place for place in found if place.whole] or found
 
 
@@ -57,7 +57,7 @@ def place_names(names: Sequence[str], tokens: Sequence[str]) -> list[Place | Non
     """
     mentions: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        mentions.setdefault(_squeezed(name), []).append(index)
+        mentions.setdefault(squeezed(name), []).append(index)
     chosen: list[Place | None] = [None] * len(names)
     taken: set[int] = set()
     for name, indices in sorted(mentions.items(), key=lambda item: -len(item[0])):
@@ -110,5 +110,11 @@ def _places(needle: str, tokens: Sequence[str]) -> Iterator[Place]:
         at = text.find(needle, at + 1)
 
 
-def _squeezed(text: str) -> str:
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are equal, white space aside."""
+    return squeezed(one) == squeezed(other)
+
+
+def squeezed(text: str) -> str:
+    """A text without its white space."""
     return "".join(text.split())

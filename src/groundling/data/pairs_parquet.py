@@ -73,21 +73,33 @@ def pair_rows(pairs: Sequence[Pair], queries: Sequence[Query]) -> list[dict[str,
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file, pictures left aside. Raises DataError where it is not one of ours."""
     columns = [name for name in PAIRS_SCHEMA.names if name not in ("images", "prompt")]
+    rows = read_rows(path, columns, "preference pairs")
     try:
-        rows = pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, pa.ArrowException) as fault:
-        raise DataError(path, f"not a file of preference pairs: {fault}") from fault
-    return [
-        Pair(
-            row["query_id"],
-            row["chosen"][0]["content"][0]["text"],
-            row["rejected"][0]["content"][0]["text"],
-            row["chosen_source"],
-            row["ref_chosen_logps"],
-            row["ref_rejected_logps"],
-        )
-        for row in rows
-    ]
+        return [
+            Pair(
+                row["query_id"],
+                row["chosen"][0]["content"][0]["text"],
+                row["rejected"][0]["content"][0]["text"],
+                row["chosen_source"],
+                row["ref_chosen_logps"],
+                row["ref_rejected_logps"],
+            )
+            for row in rows
+        ]
+    except (LookupError, TypeError) as fault:
+        raise DataError(path, f"not a file of preference pairs ({fault!r})") from fault
+
+
+def read_rows(path: Path, columns: Sequence[str], what: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file that has these columns. Raises DataError for anything else."""
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise DataError(path, f"not a file of {what}: {reason}") from fault
+    if rows and (missing := [name for name in columns if name not in rows[0]]):
+        raise DataError(path, f"not a file of {what}: no column {missing[0]}")
+    return rows
 
 
 def _row(pair: Pair, query: Query) -> dict[str, Any]:

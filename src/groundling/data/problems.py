@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from groundling.errors import DataError
+from groundling.replies import KINDS as REPLIES
 
 Severity = Literal["error", "warning", "note"]
 """`error`: no reader accepts it. `warning`: read by a documented rule. `note`: harmless."""
 
 KINDS: Mapping[str, tuple[Severity, str]] = {
+    **{kind: ("warning", told) for kind, told in REPLIES.items()},
     "not-utf8": ("error", "a line is not UTF-8"),
     "malformed-line": ("error", "a line is neither IMGID:<id> nor token<TAB>tag"),
     "line-outside-post": ("error", "tokens without an IMGID line above them"),
@@ -37,7 +39,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "post-in-two-splits": ("warning", "one id in two splits"),
     "type-conflict": ("warning", "one name with several types in one post"),
     "name-differs": ("warning", "an entity whose name is not its tokens joined by spaces"),
-    "name-without-tokens": ("warning", "a predicted name that is no run of tokens; kept as it is"),
+    "name-without-tokens": ("warning", "a name that is no run of tokens; kept as it is"),
     "entities-without-post": ("warning", "listed entities that belong to no post; not used"),
     "unmatched-object": ("warning", "a boxed name that is no entity of its post; its box is lost"),
     "name-whitespace": ("warning", "a boxed name with a newline or outer space; kept as it is"),
@@ -103,14 +105,29 @@ def keep_errors(kept: list[Problem]) -> Report:
     return report
 
 
+_SMALL, _LARGEST, _DENSEST = 16 << 20, 1 << 30, 100
+"""Bytes that any gzip file may unpack to, and the most; and times its size, where text has ten."""
+
+
 def read_bytes(path: Path) -> bytes:
     """The whole file, unpacked where its name ends in .gz.
 
-    Raises DataError where it is missing, cannot be read or is no whole gzip file.
+    Raises DataError where it is missing, cannot be read, is no whole gzip file or unpacks to far
+    more than text does.
     """
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        most = max(_SMALL, _DENSEST * path.stat().st_size)
+        with gzip.open(path) as stream:
+            data = stream.read(min(most, _LARGEST) + 1)
+        if len(data) > min(most, _LARGEST):
+            raise DataError(
+                path,
+                f"unpacks to more than {min(most, _LARGEST) >> 20} MiB, which no packed text of "
+                "this size does; unpack it with gunzip if it is meant so",
+            )
+        return data
     except (gzip.BadGzipFile, EOFError, zlib.error) as fault:
         raise DataError(path, f"not a whole gzip file ({fault}); fetch it again") from fault
     except OSError as fault:

@@ -71,7 +71,7 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
     except UnicodeDecodeError as fault:
         raise DataError(path, f"byte {fault.start} is not UTF-8") from fault
     lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    for number, fields in enumerate(lines, start=1):
+    for number, fields in enumerate(_sound(path, lines), start=1):
         if number == 1:
             if tuple(fields) != COLUMNS:
                 raise DataError(path, f"its first line is not {' '.join(COLUMNS)}", 1)
@@ -80,6 +80,17 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str, str]]]:
         else:
             post_id, name, kind, grounded = fields
             yield number, (post_id, name, kind, grounded)
+
+
+def _sound(path: Path, lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The lines. Raises DataError for a field beyond what the reader takes."""
+    number = 0
+    try:
+        for fields in lines:
+            number += 1
+            yield fields
+    except csv.Error as fault:
+        raise DataError(path, f"not a table ({fault})", number + 1) from fault
 
 
 def _with_tokens(

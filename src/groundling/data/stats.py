@@ -18,7 +18,8 @@ Counts = dict[str, int]
 class SplitStats:
     """The counts of one split.
 
-    `boxes` counts (entity, box) pairs, `several_boxes` the entities with more than one box;
+    `boxes` counts (entity, box) pairs, `boxes_unknown` the entities of which nobody says whether
+    they have any, `several_boxes` the entities with more than one box;
     `without_xml` is None in formats that have no XML; `skipped` counts the faults for which posts
     were left out.
     """
@@ -27,25 +28,33 @@ class SplitStats:
     entities: Counts
     groundable: Counts
     boxes: int
+    boxes_unknown: int
     several_boxes: int
     without_xml: int | None
     images_found: int
     skipped: int
 
     def as_json(self) -> dict[str, object]:
-        """The object that `groundling data stats --json` prints for a split."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """The object that `groundling data stats --json` prints for a split.
+
+        `boxes_unknown` is left out where all are known.
+        """
+        told = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if not self.boxes_unknown:
+            del told["boxes_unknown"]
+        return told
 
 
 def split_stats(split: Split, scheme: Scheme = TWITTER) -> SplitStats:
     """Count a split. Each mention of an entity counts; a picture counts where its file is."""
     entities = [entity for post in split.posts for entity in post.entities]
-    groundable = [entity for entity in entities if entity.groundable]
+    groundable = [entity for entity in entities if entity.boxes]
     return SplitStats(
         posts=len(split.posts),
         entities=_by_type(entities, scheme),
         groundable=_by_type(groundable, scheme),
         boxes=sum(len(entity.boxes) for entity in groundable),
+        boxes_unknown=sum(not entity.boxes_known for entity in entities),
         several_boxes=sum(len(entity.boxes) > 1 for entity in groundable),
         without_xml=split.without_xml,
         images_found=sum(Path(post.image).is_file() for post in split.posts if post.image),

@@ -7,7 +7,7 @@ stops the batch and never turns into an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -233,13 +233,15 @@ class Question(Generic[T]):
     `pictures` are paths. `messages` (in the form of `groundling.prompts`, with a part
     `{"type": "image"}` for each picture in order) may depend on how the pictures are sent. `read`
     makes something of an answer, or raises ValueError with what is wrong with it, in words that
-    the model can mend it by.
+    the model can mend it by. `schema` is a JSON schema that every answer fits, for a model that can
+    be held to one.
     """
 
     messages: Callable[[Sequence[Frame]], list[dict[str, Any]]]
     read: Callable[[str, Sequence[Frame]], T]
     pictures: tuple[str, ...] = ()
     max_tokens: int = 512
+    schema: Mapping[str, Any] | None = None
 
 
 class Assistant(Protocol):

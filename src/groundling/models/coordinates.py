@@ -1,7 +1,7 @@
 """How models write boxes, and how that becomes pixels of the original picture and back.
 
 A shared module, no backend. What a model says outside its own convention is a `Failure`, never a
-guess: nothing is clipped, swapped or rescaled to make it fit.
+guess: nothing is swapped or rescaled to make it fit, nor clipped beyond what was rounded.
 
 | convention | a coordinate is | who writes so |
 |---|---|---|
@@ -64,7 +64,7 @@ class Convention:
     def to_box(self, numbers: Sequence[float], frame: Frame) -> Box | Failure:
         """The box in original pixels, or why these numbers are none in this convention.
 
-        A box without area is a box (a line or a point); one whose corners are out of order is not.
+        `answered_box` says what a box is.
         """
         if len(numbers) != 4:
             return _failure(f"{len(numbers)} coordinates; wanted 4")
@@ -79,10 +79,9 @@ class Convention:
             shown = ", ".join(f"{value:g}" for value in said)
             limits = f"0 to {full[0]:g} across and 0 to {full[1]:g} down"
             return _failure(f"[{shown}] leaves the convention {self.name}, {limits}")
-        if said[0] > said[2] or said[1] > said[3]:
-            return _failure("its second corner lies before its first")
         ratio = [side / most for side, most in zip(frame.original_wh_px, full, strict=True)]
-        return Box(*(value * ratio[axis % 2] for axis, value in enumerate(said)))
+        box = Box(*(value * ratio[axis % 2] for axis, value in enumerate(said)))
+        return answered_box(box, frame.original_wh_px)
 
     def from_box(self, box: Box, frame: Frame) -> tuple[float, float, float, float]:
         """The four numbers of a box in original pixels, rounded to whole units.
@@ -103,6 +102,35 @@ class Convention:
         if self.unit == 1.0:
             return float(round(inside))
         return round(round(inside / self.unit) * self.unit, 9)
+
+
+THINNEST_PX = 0.5
+"""A box thinner than this, in pixels of the original image, covers no pixel: it has no area."""
+
+
+def answered_box(
+    box: Box, size_wh_px: Size, rounding_px: tuple[float, float] = (0.5, 0.5)
+) -> Box | Failure:
+    """The box that a model answered with, in original pixels, or why it is none.
+
+    Every grounder's boxes go through here. Corners that lie outside the image by no more than what
+    the model's units round off, `rounding_px` across and down, are drawn to its edge. What lies
+    further outside, has its corners out of order, is thinner than half a pixel or is not finite is
+    a Failure of stage "parse".
+    """
+    if not all(map(math.isfinite, box.xyxy)):
+        return _failure("a coordinate that is not finite")
+    if box.x1 > box.x2 or box.y1 > box.y2:
+        return _failure("its second corner lies before its first")
+    width, height = size_wh_px
+    across, down = rounding_px
+    if min(box.x1 + across, box.y1 + down) < 0 or box.x2 > width + across or box.y2 > height + down:
+        shown = ", ".join(f"{value:.2f}" for value in box.xyxy)
+        return _failure(f"[{shown}] is not in its image of {width} × {height} px")
+    inside = Box(max(box.x1, 0), max(box.y1, 0), min(box.x2, width), min(box.y2, height))
+    if min(inside.x2 - inside.x1, inside.y2 - inside.y1) < THINNEST_PX:
+        return _failure("it has no area")
+    return inside
 
 
 def inside_picture(box: Box, size_wh_px: Size, where: str = "") -> Box:

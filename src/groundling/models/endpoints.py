@@ -109,6 +109,10 @@ class Endpoint:
 
         return ApiAssistant(self.client, self._pictures)
 
+    def own_temperature(self) -> str:
+        """What a person should know where the server takes no temperature; else empty."""
+        return self.client.own_temperature
+
     def bill(self) -> Bill:
         """What was used up to now."""
         now, total = self.client.ledger.now, self.client.ledger.total

@@ -7,7 +7,7 @@ their hub name, or from the hub's local cache; nothing is downloaded.
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -33,6 +33,7 @@ from groundling.models.ofa.decoder import CODE_ONLY
 from groundling.models.ofa.model import OFAModel
 from groundling.models.qwen2vl import runs_by_hand
 from groundling.models.registry import packaged
+from groundling.models.weights import stored_shapes
 from groundling.planning.outline import (
     BLOCK,
     ChatOutline,
@@ -43,6 +44,7 @@ from groundling.planning.outline import (
     TrunkStage,
     VisionShape,
 )
+from groundling.strict_json import parse_json
 
 Facts = dict[str, Any]
 """A config.json."""
@@ -246,7 +248,7 @@ def published_names() -> dict[str, Path]:
 
 def _read(file: Path) -> Facts:
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(file.read_bytes())
     except (OSError, ValueError) as fault:
         raise InputError(f"{file}: cannot be read as JSON ({fault})") from fault
     if not isinstance(facts, dict):
@@ -270,13 +272,7 @@ def _count(model: nn.Module) -> int:
 
 def _stored_parameters(file: Path) -> int:
     """Numbers in a safetensors file, by its header alone."""
-    try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    except (OSError, ValueError) as fault:
-        raise InputError(f"{file}: no weights here; wanted a safetensors file") from fault
-    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return sum(int(torch.Size(shape).numel()) for shape in shapes)
+    return sum(math.prod(shape) for _, shape in stored_shapes(file).values())
 
 
 # ----------------------------------------------------------------------------------------- devices

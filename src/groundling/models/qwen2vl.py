@@ -27,6 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 from groundling.errors import ImageError, InputError
+from groundling.models.coordinates import Size
 from groundling.models.still import without_video
 
 MODEL_TYPE = "qwen2_vl"
@@ -72,6 +73,26 @@ class Attention(Protocol):
         ...
 
 
+def fitted_wh_px(size_wh_px: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
+    """The size that `smart_resize` gives a picture: sides of whole `factor`s, area within limits.
+
+    Raises ValueError for a picture over 200 times longer than wide, or the reverse, and for one so
+    thin that its shorter side, kept at one `factor`, would carry it over `max_pixels`: the stock
+    processor lets that pass. Where both limits are one number, as in the packaged writer, rounding
+    up to the lower one may pass the upper one a little; that is the checkpoint's own choice.
+    """
+    width, height = size_wh_px
+    rows, columns = smart_resize(
+        height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    if min(rows, columns) == factor and rows * columns > max_pixels:
+        raise ValueError(
+            f"too long and thin: given to the model as {columns} × {rows} px it would exceed the "
+            f"{max_pixels} pixels allowed; crop it, or raise max_pixels to {rows * columns}"
+        )
+    return columns, rows
+
+
 class PictureRules:
     """How pictures become patches: sizes in pixels, normalisation; read off an image processor.
 
@@ -96,18 +117,14 @@ class PictureRules:
     def fit(self, picture: Image.Image) -> Image.Image:
         """Resize to whole merged patches within the pixel limits, as the processor does (bicubic).
 
-        Raises ImageError for a picture over 200 times longer than wide, or the reverse.
+        Raises ImageError where `fitted_wh_px` finds no such size.
         """
-        width, height = picture.size
         try:
-            rows, columns = smart_resize(
-                height,
-                width,
-                factor=self.patch_px * self.merge,
-                min_pixels=self.min_pixels,
-                max_pixels=self.max_pixels,
+            columns, rows = fitted_wh_px(
+                picture.size, self.patch_px * self.merge, self.min_pixels, self.max_pixels
             )
         except ValueError as fault:
+            width, height = picture.size
             raise ImageError(f"picture of {width}×{height} px: {fault}") from fault
         if (columns, rows) == picture.size:
             return picture

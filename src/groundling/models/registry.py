@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -281,6 +283,25 @@ def compute_threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+@contextmanager
+def few_threads(*models: WriterConfig | GrounderConfig) -> Iterator[None]:
+    """Within it one thread computes, where all of `models` are tiny ones.
+
+    Their sums are too small to share: threads that wait for each other at every sum gain little,
+    and lose nearly all where another process keeps one of them from its core. One thread also
+    makes results the same whatever the number of cores. What the user says by OMP_NUM_THREADS
+    stays, and so do the threads of larger models.
+    """
+    before = compute_threads()
+    tiny = bool(models) and all(model.backend == "tiny" for model in models)
+    if tiny and not os.environ.get("OMP_NUM_THREADS"):
+        use_threads(1)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def use_threads(count: int) -> None:

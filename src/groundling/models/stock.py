@@ -89,6 +89,7 @@ class StockEngine:
             picture = self._open(ask.image)
             if self._max_pixels is not None:
                 picture = fit_area(picture, self._max_pixels)
+            self._family.given_wh_px(self._processor, picture.size)  # or why it cannot be given
             made = self._processor(
                 text=[text],
                 images=[[picture]],

@@ -19,6 +19,7 @@ from groundling import team
 from groundling.errors import ImageError, InputError
 from groundling.images import PictureKey, load_image, picture_key
 from groundling.models.base import GroundingExample
+from groundling.models.coordinates import answered_box
 from groundling.models.grounding import NO_NUMBER
 from groundling.models.saving import saving
 from groundling.models.tiny_net import TinyGrounderConfig, TinyGrounderNet
@@ -155,8 +156,13 @@ class TinyGrounder:
                 width, height = self._load(path)[1]
                 for row, (x1, y1, x2, y2), score in zip(by_picture[path], of_path, of_score):  # noqa: B905
                     box = Box(x1 * width, y1 * height, x2 * width, y2 * height)
-                    sound = all(map(math.isfinite, (*box.xyxy, score)))
-                    answers[row] = Grounded(box, score) if sound else Failure(NO_NUMBER, "model")
+                    if not all(map(math.isfinite, (*box.xyxy, score))):
+                        answers[row] = Failure(NO_NUMBER, "model")
+                        continue
+                    inside = answered_box(box, (width, height))
+                    answers[row] = (
+                        inside if isinstance(inside, Failure) else Grounded(inside, score)
+                    )
         return [answers[row] for row in range(len(requests))]
 
     def decode(self, cells: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

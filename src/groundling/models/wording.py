@@ -31,6 +31,10 @@ _OPEN_THOUGHT = re.compile(r"(<(?:think|thinking|thought)>|\[THINK\])\s*\Z", re.
 
 _MOST_KEPT = 1 << 16
 
+LONGEST_SUBJECT = 1000
+"""Most characters of what a question is about: several times any name or expression of the data
+sets, and few enough to leave every checkpoint's context to the image."""
+
 
 Messages = Callable[[str], list[Message]]
 """Makes a question, as chat messages with one picture, of its subject."""
@@ -99,7 +103,16 @@ class Wording:
         return end
 
     def rendered(self, subject: str) -> str | Failure:
-        """The prompt as text; a subject that holds control tokens is a Failure (`prompt`)."""
+        """The prompt as text.
+
+        A subject that is overlong or holds control tokens is a Failure (`prompt`).
+        """
+        if len(subject) > LONGEST_SUBJECT:
+            return Failure(
+                f"{subject[:40]!r}… has {len(subject)} characters; wanted at most "
+                f"{LONGEST_SUBJECT}: a name or an expression, not a text",
+                "prompt",
+            )
         if intruder := next((token for token in self._controls if token in subject), None):
             return Failure(f"{subject!r} holds the control token {intruder}", "prompt")
         return self._before + subject + self._after

@@ -16,6 +16,7 @@ from groundling.replies.expressions import (
     oddity,
     read_expression,
     read_text,
+    spoken,
     word_count,
 )
 from groundling.replies.refusals import declines, evades
@@ -36,6 +37,7 @@ __all__ = [
     "read_expression",
     "read_text",
     "shown",
+    "spoken",
     "told_kind",
     "unfenced",
     "word_count",

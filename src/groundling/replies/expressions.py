@@ -62,6 +62,26 @@ def read_text(reply: str, least_words: int, most_words: int) -> str:
     return line
 
 
+def spoken(text: str) -> str:
+    """What a writer's text says, for a grounder: the text itself, or what follows one thought.
+
+    Raises ReplyError where it declines, denies or does nothing but think. All else is a matter
+    between writer and grounder.
+    """
+    try:
+        said = opened(text)
+    except ReplyError as fault:
+        if fault.kind == "thought":
+            raise
+        return text
+    line = " ".join(said.split())
+    if declines(line):
+        raise ReplyError("refused", f"no expression: {shown(line)}")
+    if denies(line) and not is_absent(line):
+        raise ReplyError("absent", f"says in other words that it is not there: {shown(line)}")
+    return text if said == text.strip() else said
+
+
 def oddity(expression: str, name: str) -> ReplyError | None:
     """Why an expression is one to look at: `named` (names the entity) or `long`."""
     if names_entity(expression, name):

@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = {
     "short": "too few words to be what was asked for",
     "named": "names the entity instead of describing it; --keep-odd keeps such expressions",
     "long": "far more words than an expression needs; --keep-odd keeps such expressions",
+    "wrapped": "an expression with a fence, quotes, emphasis or a label around it; keep it alone",
     # boxes
     "prose": "the answer stands among other words; ask for it alone, or use another form",
     "list-then-list": "a box and then another list",

@@ -46,6 +46,15 @@ KINDS = (
 )
 
 
+MEANINGS = {
+    "exact": "the words fit the entity alone",
+    "ambiguous": "the words fit something else too",
+    "wrong": "the words fit something else or nothing",
+    "not understood": "the words are not understood",
+}
+"""What an expression's meaning in the scene is called beside an example."""
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One stage's answer to a query. `iou` is the best with any gold box."""
@@ -57,6 +66,18 @@ class Side:
     iou: float | None
     meaning: str | None
     failure: str | None = None
+
+    @property
+    def note(self) -> str:
+        """What the words mean, where that is known, and whether the box is where they lead."""
+        words = MEANINGS.get(self.meaning or "", "")
+        if self.iou is None:
+            return words
+        box = f"the box {'fits' if self.right else 'misses it'} (IoU {self.iou:.2f})"
+        if not words:
+            return box
+        opposed = (self.meaning == "exact") != self.right
+        return f"{words}, {'but' if opposed else 'and'} {box}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +236,9 @@ def _embedded(path: str) -> tuple[str, tuple[int, int]]:
 
 def _context(post: Post, entity: Entity) -> tuple[str, str, str]:
     """The post's words before, of and after the name, cut at both ends."""
-    tokens, start, end = post.tokens, entity.start, entity.end
+    if entity.start is None:
+        return "", entity.name, ""
+    tokens, (start, end) = post.tokens, entity.span
     first, last = max(0, start - WINDOW), min(len(tokens), end + WINDOW)
     before = ("… " if first else "") + " ".join(tokens[first:start])
     after = " ".join(tokens[end:last]) + (" …" if last < len(tokens) else "")

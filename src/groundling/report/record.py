@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from groundling.data.frames import turn_those_with_images
 from groundling.data.gmner import read_gmner
@@ -16,6 +13,8 @@ from groundling.data.jsonl import read_predictions
 from groundling.errors import GroundlingError, RunError
 from groundling.records import Post, PostPrediction
 from groundling.rundir import read_events
+from groundling.settings import read_yaml
+from groundling.strict_json import parse_json
 from groundling.toyworld.posts import WorldJudge, read_scenes
 
 WORLD = "data"
@@ -108,11 +107,11 @@ def stage_label(name: str) -> str:
 def _identity(path: Path) -> dict[str, Any]:
     source = path / "config.yaml"
     try:
-        found = yaml.safe_load(source.read_text(encoding="utf-8"))
+        found = read_yaml(source)
     except FileNotFoundError as fault:
         raise RunError(f"{path}: not a run directory, it has no config.yaml") from fault
-    except (ValueError, yaml.YAMLError) as fault:
-        raise RunError(f"{source}: cannot be read; restore it") from fault
+    except (OSError, ValueError) as fault:
+        raise RunError(f"{source}: cannot be read ({fault}); restore it") from fault
     config = found.get("config") if isinstance(found, dict) else None
     if not isinstance(config, dict) or not {"rounds", "data", "seed"} <= config.keys():
         raise RunError(f"{path}: not a run of `groundling isr`; name another directory")
@@ -122,11 +121,11 @@ def _identity(path: Path) -> dict[str, Any]:
 def _json(path: Path, *keys: str) -> dict[str, Any] | None:
     """The object with these keys in a JSON file, None where there is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as fault:
-        raise RunError(f"{path}: not JSON; restore it or run the stage again") from fault
+    except (OSError, ValueError) as fault:
+        raise RunError(f"{path}: not JSON ({fault}); restore it or run the stage again") from fault
     if not isinstance(found, dict) or not set(keys) <= found.keys():
         raise RunError(f"{path}: wanted an object with {', '.join(keys)}; restore it")
     return found

@@ -157,7 +157,8 @@ def stage_seconds(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             began[stage] = _moment(event)
             spent.setdefault(stage, 0.0)
         elif kind in ("finished", "stopped") and stage in began:
-            spent[stage] += (_moment(event) - began.pop(stage)).total_seconds()
+            seconds = (_moment(event) - began.pop(stage)).total_seconds()
+            spent[stage] += max(0.0, seconds)  # the clock may have been set back in between
     return spent
 
 

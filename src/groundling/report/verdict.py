@@ -15,7 +15,7 @@ RESAMPLES = 2000
 """Resamples behind each difference's interval and p value."""
 
 ALPHA = 0.05
-"""A difference counts where its p value is below this and its 95 % interval leaves out 0."""
+"""A difference counts where its p value is below this: there its 95 % interval leaves out 0."""
 
 Outcome = Literal["gain", "loss", "tie", "untested"]
 PARTS = {
@@ -57,7 +57,7 @@ class Contrast:
         """Whether the difference counts, by `ALPHA`."""
         if self.interval is None or self.p_value is None or self.difference is None:
             return "untested"
-        if self.p_value < ALPHA and not self.interval[0] <= 0 <= self.interval[1]:
+        if self.p_value < ALPHA:
             return "gain" if self.difference > 0 else "loss"
         return "tie"
 

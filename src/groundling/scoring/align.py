@@ -44,13 +44,15 @@ class Alignment:
 
     @property
     def spans_given(self) -> bool:
-        """Whether there are predictions and all of them carry `start` and `end`."""
-        return not self.spanless and any(True for _ in self.predictions)
+        """Whether there are predictions, and they and all of gold carry `start` and `end`."""
+        if self.spanless or not any(True for _ in self.predictions):
+            return False
+        return all(carries_span(entity) for post in self.posts for entity in post.gold)
 
 
-def carries_span(prediction: Prediction) -> bool:
-    """Whether a prediction says which tokens it means: both `start` and `end`."""
-    return prediction.start is not None and prediction.end is not None
+def carries_span(mention: Prediction | Entity) -> bool:
+    """Whether a mention says which tokens it means: both `start` and `end`."""
+    return mention.start is not None and mention.end is not None
 
 
 def align(posts: Sequence[Post], predictions: Sequence[PostPrediction]) -> Alignment:

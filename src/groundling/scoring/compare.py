@@ -15,8 +15,8 @@ from groundling.scoring.rule import TripleRule, counted
 from groundling.scoring.triples import task_units, triple_counts
 
 METHOD = (
-    "difference = this minus other, in points; interval: 95 % paired bootstrap over posts; "
-    "p_value: two-sided approximate randomisation over posts"
+    "difference = this minus other, in points; p_value: two-sided approximate randomisation over "
+    "posts; interval: 95 %, the same test turned round: it leaves out 0 where p_value < 0.05"
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from groundling.data.mentions import same_name
 from groundling.errors import InputError
 from groundling.metrics import Floats, Ratio, ratios
 from groundling.records import (
@@ -86,9 +87,9 @@ def assign_answers(
 ) -> list[Prediction | None]:
     """The prediction that answers each gold entity, or None.
 
-    A prediction answers an entity of the same name; one that carries `start` and `end` must name
-    the same tokens too. Its type does not matter: it is given. Each prediction is used once, in
-    order, those with tokens first. So repeated names need an answer each, and where an entity is
+    A prediction answers an entity of the same name; where both carry `start` and `end` they must
+    name the same tokens too. Its type does not matter: it is given. Each prediction is used once,
+    in order, those with tokens first. So repeated names need an answer each, and where an entity is
     answered twice the first answer counts and the other is unused.
     """
     answers: list[Prediction | None] = [None] * len(entities)
@@ -201,7 +202,7 @@ def judge_posts(aligned: Alignment) -> list[list[Judgement]]:
 def _judge_entity(query_id: str, entity: Entity, answer: Prediction | None) -> Judgement:
     right = right_largest = False
     if answer is not None:
-        right = link_agrees(answer.box, entity.boxes, strict=True)
+        right = link_agrees(answer.box, entity.gold_boxes, strict=True)
         largest = entity.largest_box
         right_largest = link_agrees(answer.box, () if largest is None else (largest,), strict=True)
     return Judgement(
@@ -224,11 +225,14 @@ def _place(
 
 
 def _same_tokens(answer: Prediction, entity: Entity) -> bool:
-    return (answer.name, answer.start, answer.end) == (entity.name, entity.start, entity.end)
+    place = (entity.start, entity.end)
+    return same_name(answer.name, entity.name) and (answer.start, answer.end) == place
 
 
 def _same_name(answer: Prediction, entity: Entity) -> bool:
-    return answer.name == entity.name and not carries_span(answer)
+    return same_name(answer.name, entity.name) and not (
+        carries_span(answer) and carries_span(entity)
+    )
 
 
 def _intervals(

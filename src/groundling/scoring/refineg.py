@@ -40,7 +40,7 @@ def _gold_set(entities: tuple[Entity, ...], task: Task, unit: Unit) -> set[tuple
     return {
         (
             mention_key(entity, task, unit),
-            (place if entity.boxes else NO_BOX) if task.boxed else None,
+            (place if entity.boxes or not entity.boxes_known else NO_BOX) if task.boxed else None,
         )
         for place, entity in enumerate(entities, start=1)
     }
@@ -52,7 +52,8 @@ def _link(answer: Prediction, entities: tuple[Entity, ...], unit: Unit) -> int:
         return NO_BOX
     mention = mention_key(answer, EEG, unit)
     for place, entity in enumerate(entities, start=1):
-        if mention_key(entity, EEG, unit) == mention and _fits(answer.box, entity.largest_box):
+        known = entity.boxes_known and mention_key(entity, EEG, unit) == mention
+        if known and _fits(answer.box, entity.largest_box):
             return place
     return FITS_NOTHING
 

@@ -72,7 +72,7 @@ def comparison_report(comparison: Comparison, other: str) -> str:
             f"Right only here {test.only_this}, only there {test.only_other}; "
             f"McNemar's exact p = {test.p_value:.4g} (takes queries as independent)",
         ]
-    lines += ["", "p: approximate randomisation over posts; interval: paired bootstrap over posts."]
+    lines += ["", "p: approximate randomisation over posts; interval: the same test turned round."]
     return "\n".join(lines)
 
 

@@ -21,6 +21,8 @@ Statistic: TypeAlias = Callable[[Floats], Floats]
 """Counts (..., k) → figures (...), nan where a figure is undefined."""
 
 LEVEL = 0.95
+_ROUNDING = 1e-12
+"""Below this, differences are equal."""
 _CELLS = 2_000_000
 """Draws held in memory at a time, about 50 MB."""
 
@@ -29,6 +31,7 @@ _CELLS = 2_000_000
 class Difference:
     """First minus second system: the difference and its 95 % interval (both shares of 1).
 
+    The interval leaves out 0 exactly where `p_value` is below 0.05.
     `p_value` is two-sided, for "the two systems are exchangeable, post by post".
     """
 
@@ -67,19 +70,34 @@ def paired_difference(
 ) -> Difference:
     """Compare two systems on the same posts; `first` and `second` are per-post counts (P, k).
 
-    Interval: paired bootstrap, both systems on the same drawn posts. p value: approximate
-    randomisation (Noreen 1989), swapping the systems' answers for each post by a fair coin and
-    counting differences at least as large as the one seen; (1 + hits) / (1 + rounds).
+    p value: approximate randomisation (Noreen 1989), swapping the systems' answers for each post by
+    a fair coin and counting differences at least as large as the one seen; (1 + hits) / (1 +
+    rounds). Interval: the same test turned round, the difference seen ± the largest one that the
+    swaps do not reject. So it leaves out 0 exactly where p < 0.05 (docs/decisions/016).
     """
     seen = statistic(first.sum(axis=0)) - statistic(second.sum(axis=0))
     if rounds < 1 or not first.shape[0] or np.isnan(seen):
         return Difference(None if np.isnan(seen) else float(seen), None, None)
-    drawn = bootstrap_sums(np.stack([first, second], axis=1), rounds, seed)
-    interval = percentile_interval(statistic(drawn[:, 0]) - statistic(drawn[:, 1]))
     swapped = _swapped_sums(second - first, rounds, seed)
     null = statistic(first.sum(axis=0) + swapped) - statistic(second.sum(axis=0) - swapped)
-    hits = int((np.abs(null) >= abs(seen) - 1e-12).sum())
+    null = np.abs(null)
+    hits = int((null >= abs(seen) - _ROUNDING).sum())
+    half = _half_width(null)
+    interval = (max(-1.0, float(seen) - half), min(1.0, float(seen) + half))
     return Difference(float(seen), interval, (1 + hits) / (1 + rounds))
+
+
+def _half_width(null: Floats) -> float:
+    """The largest absolute difference that is not rejected, given those of the swaps.
+
+    One of x is rejected where (1 + swaps of at least x) / (1 + swaps) < 1 - LEVEL: where fewer than
+    `most` are as large. With too few swaps for that nothing is, and the width is that of all.
+    """
+    defined = np.sort(null[~np.isnan(null)])[::-1]
+    most = math.ceil(round((1 - LEVEL) * (1 + null.size) - 1, 9))
+    if most < 1 or defined.size < most:
+        return 2.0 if most < 1 else 0.0
+    return float(defined[most - 1]) + _ROUNDING if defined[most - 1] else 0.0
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

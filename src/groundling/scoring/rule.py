@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from groundling.data.mentions import squeezed
 from groundling.metrics import Counts
 from groundling.records import Box, Entity, PostPrediction, Prediction, Scheme
 from groundling.scoring.align import AnsweredPost
 
 Unit = Literal["name", "span"]
-"""What makes two mentions the same: their surface string, or their tokens [start, end)."""
+"""What makes two mentions the same: their surface string, white space aside, or their tokens
+[start, end)."""
 
 LinkAgrees: TypeAlias = Callable[[Box | None, tuple[Box, ...]], bool]
 
@@ -62,7 +64,7 @@ def counted(
 def mention_key(mention: Entity | Prediction, task: Task, unit: Unit) -> tuple[object, ...] | None:
     """What must be equal for two mentions to be the same one; None where it is not known."""
     if unit == "name":
-        place: tuple[object, ...] = (mention.name,)
+        place: tuple[object, ...] = (squeezed(mention.name),)
     elif mention.start is None or mention.end is None:
         return None
     else:
@@ -73,7 +75,10 @@ def mention_key(mention: Entity | Prediction, task: Task, unit: Unit) -> tuple[o
 def eligible_gold(
     post: AnsweredPost, task: Task, unit: Unit, agrees: LinkAgrees
 ) -> list[list[int]]:
-    """For each prediction of a post, the gold entities it would be right for, in order."""
+    """For each prediction of a post, the gold entities it would be right for, in order.
+
+    A gold entity whose boxes nobody knows agrees with no box and with no absence.
+    """
     gold_by_key: dict[tuple[object, ...], list[int]] = {}
     for index, entity in enumerate(post.gold):
         key = mention_key(entity, task, unit)
@@ -84,6 +89,7 @@ def eligible_gold(
         key = mention_key(prediction, task, unit)
         same = gold_by_key.get(key, []) if key is not None else []
         if task.boxed:
-            same = [i for i in same if agrees(prediction.box, post.gold[i].boxes)]
+            known = [i for i in same if post.gold[i].boxes_known]
+            same = [i for i in known if agrees(prediction.box, post.gold[i].boxes)]
         eligible.append(same)
     return eligible

@@ -71,8 +71,11 @@ def score_triples(
     """Score predictions by `rule`; `resamples` 0 leaves the intervals out (None).
 
     Predictions for posts that are not in `posts` count as wrong ones. Raises InputError where a
-    post id occurs twice.
+    post id occurs twice, and where the rule compares tokens and a gold entity has none.
     """
+    if rule.unit == "span":
+        for entity in (entity for post in posts for entity in post.entities):
+            _ = entity.span
     aligned = align(posts, counted(rule, predictions, scheme))
     units = task_units(rule, aligned.spans_given)
     tasks = _score_tasks(aligned, rule, units, resamples, seed)

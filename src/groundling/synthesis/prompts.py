@@ -181,7 +181,7 @@ def to_post(
                 entities.append(Entity(" ".join(words), kind, span.start, span.stop))
         if len(entities) == before:
             raise ValueError("overlaps")
-    return Post(post_id, tokens, tuple(sorted(entities, key=lambda one: one.start)))
+    return Post(post_id, tokens, tuple(sorted(entities, key=lambda one: one.span)))
 
 
 def _turn(text: str) -> list[Message]:

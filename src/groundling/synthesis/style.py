@@ -38,10 +38,10 @@ class Style:
         although names of the domain hardly ever are. So does a word sequence that the seeds mostly
         mark, and the sentence does not.
         """
-        spans = {(one.start, one.end): one for one in post.entities}
+        spans = {one.span for one in post.entities}
         covered = {place for start, end in spans for place in range(start, end)}
         for entity in post.entities:
-            words = _folded(post.tokens[entity.start : entity.end])
+            words = _folded(post.tokens[slice(*entity.span)])
             times = self.names[words]
             if self.plain[words] >= max(at_least, times + 1):
                 return "marks what the seeds leave unmarked"
@@ -67,9 +67,9 @@ def style_of(posts: Sequence[Post]) -> Style:
     plain: Counter[tuple[str, ...]] = Counter()
     large = total = 0
     for post in posts:
-        covered = {place for one in post.entities for place in range(one.start, one.end)}
+        covered = {place for one in post.entities for place in range(*one.span)}
         for one in post.entities:
-            words = _folded(post.tokens[one.start : one.end])
+            words = _folded(post.tokens[slice(*one.span)])
             marked[words, one.type] += 1
             names[words] += 1
             total += 1

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from groundling.data.gmner import write_gmner_split
+from groundling.data.problems import read_bytes
 from groundling.errors import DataError
 from groundling.records import ABSENT, ENTITY_TYPES, Entity, EntityType, Expression, Post, Verdict
+from groundling.strict_json import parse_json
 from groundling.toyworld import identities as who
 from groundling.toyworld.annotator import write_expert
 from groundling.toyworld.language import means
@@ -196,15 +198,12 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
     """The scenes behind the pictures of a world written by `write_world`, by post id."""
     path = folder / "scenes.jsonl"
     scenes: dict[str, Scene] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                scenes[row["id"]] = _scene(row["scene"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    path, f"not a scene: {error}; write the world again", number
-                ) from error
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
+        try:
+            row: Any = parse_json(line)
+            scenes[row["id"]] = _scene(row["scene"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(path, f"not a scene: {error}; write the world again", number) from error
     return scenes
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from groundling.records import TWITTER, Box
+from groundling.strict_json import parse_json
 from groundling.toyworld import identities as who
 from groundling.toyworld.likeness import find_alike
 from groundling.toyworld.posts import CLAUSES, VAGUE
@@ -244,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.fails(body):
             return self._reply(500, {"error": {"message": "simulated failure"}})
         try:
-            asked = json.loads(body)
+            asked: Any = parse_json(body)
             said = self.server.annotator.answer(*_read(asked))
         except (ValueError, LookupError, TypeError) as fault:
             return self._reply(400, {"error": {"message": str(fault)}})

@@ -59,11 +59,12 @@ class ApiAssistant:
         talk.frames = [one.frame for one in encoded]
         asked = [*talk.question.messages(talk.frames), *talk.since]
         return Chat(
-            with_pictures(asked, [one.uri for one in encoded]),
+            with_pictures(asked, [one.uri for one in encoded], self._client.config.detail),
             config.temperature,
             talk.question.max_tokens,
             picture_tokens=sum(one.tokens for one in encoded),
             check=talk.fault,
+            schema=talk.question.schema,
         )
 
 

@@ -14,9 +14,11 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from groundling.atomic import make_folder, write_bytes
 from groundling.models.api.wire import Choice
+from groundling.strict_json import parse_json
 
 _STALE_S = 3600.0
 """Age in seconds from which an unfinished file belongs to a process that was killed."""
@@ -38,7 +40,7 @@ class AnswerCache:
     def find(self, key: str) -> Choice | None:
         """The answer stored under a digest; None where there is none, or none that is sound."""
         try:
-            stored = json.loads(self._path(key).read_bytes())
+            stored: Any = parse_json(self._path(key).read_bytes())
             answer = stored["answer"]
             if stored["key"] != key or stored["sha256"] != _digest(answer):
                 return None

@@ -17,8 +17,9 @@ from groundling.errors import ImageError, InputError
 from groundling.models.adapters import adapter_name
 from groundling.models.api.backoff import Backoff, Clock, retry_after_s
 from groundling.models.api.cache import AnswerCache
-from groundling.models.api.crowd import in_threads
+from groundling.models.api.crowd import Flights, in_threads
 from groundling.models.api.ledger import Ledger
+from groundling.models.api.manner import manner_of
 from groundling.models.api.secret import read_secret
 from groundling.models.api.settings import EndpointConfig
 from groundling.models.api.transport import Arrived, LostError, Transport
@@ -76,6 +77,7 @@ class ApiClient:
         self._cache = cache
         self._clock = clock or Clock()
         self._backoff = Backoff(config.backoff_s, config.longest_backoff_s, seed)
+        self.manner = manner_of(config)
         self._secret = read_secret(config)
         self._http = Transport(config, self._secret.value, self._clock.monotonic)
         self._lock = threading.Lock()
@@ -99,11 +101,20 @@ class ApiClient:
     def ask(self, chats: Sequence[Callable[[], Chat]]) -> Iterator[tuple[int, Answers | Failure]]:
         """The K samples of each chat with its place, as they come in, many at once.
 
-        A chat is made when its turn comes; an ImageError there is a Failure of stage `image`.
-        Raises InputError for what every call would meet.
+        A chat is made when its turn comes; an ImageError there is a Failure of stage `image`. Of
+        equal ones the first is asked and the others take what it brings. Raises InputError for
+        what every call would meet.
         """
-        jobs = [lambda chat=chat: self._answer(chat) for chat in chats]
+        flights = Flights[Answers | Failure]()
+        jobs = [lambda chat=chat: self._answer(chat, flights) for chat in chats]
         return in_threads(jobs, self.config.concurrency)
+
+    @property
+    def own_temperature(self) -> str:
+        """What to tell where no temperature is sent; empty where one is."""
+        if self.manner.temperature:
+            return ""
+        return f"{self.model} is sent no temperature: it draws its answers at its own"
 
     def load_adapter(self, folder: Path) -> str:
         """Let a vLLM server load the LoRA adapter in `folder`, and ask for it from now on.
@@ -129,26 +140,47 @@ class ApiClient:
         self.model = name
         return name
 
-    def _answer(self, make: Callable[[], Chat]) -> Answers | Failure:
+    def _answer(
+        self, make: Callable[[], Chat], flights: Flights[Answers | Failure]
+    ) -> Answers | Failure:
         try:
-            chat = make()
+            chat = self._sendable(make())
         except ImageError as fault:
             return Failure(str(fault), "image")
-        asked, where = asked_digest(chat), (self.config.endpoint, self.model, self.config.server)
-        keys = [answer_key(asked, *where, sample) for sample in range(chat.k)]
+        asked = asked_digest(chat)
+        drawn = flights.once(f"{asked} {chat.k}", lambda: self._drawn(chat, asked))
+        if isinstance(drawn, Failure):
+            return drawn
+        checked = [self._checked(choice, chat) for choice in drawn]
+        return checked * (chat.k // len(checked))
+
+    def _sendable(self, chat: Chat) -> Chat:
+        """A chat without what the server does not take: it then draws at its own temperature."""
+        taken = chat.temperature if self.manner.temperature else None
+        return replace(
+            chat, temperature=taken, schema=chat.schema if self.manner.json_schema else None
+        )
+
+    def _drawn(self, chat: Chat, asked: str) -> Answers | Failure:
+        """The K answers as they were said; of greedy ones a single one. Those that hold are kept.
+
+        From the cache, as far as they are there.
+        """
+        where = (self.config.endpoint, self.model, self.manner.digest())
+        places = range(1 if chat.greedy else chat.k)
+        keys = [answer_key(asked, *where, sample) for sample in places]
         found: list[Choice | Failure | None] = [self._find(key, chat) for key in keys]
         missing = [place for place, choice in enumerate(found) if choice is None]
-        # A greedy answer is drawn once a call; transformers serve knows no `n` at all.
-        together = chat.temperature > 0 and self.config.server != "transformers"
         while missing:
-            n = len(missing) if together else 1
+            n = len(missing) if self.manner.n else 1
             reply = self._call(chat, n, draw_seed(asked, missing[0]))
             if isinstance(reply, Failure):
                 return reply
             for place, said in zip(missing, reply.choices, strict=False):
-                found[place] = choice = self._checked(said, chat)
-                if self._cache is not None and isinstance(choice, Choice):
-                    self._cache.store(keys[place], choice)
+                found[place] = said
+                kept = self._checked(said, chat)
+                if self._cache is not None and isinstance(kept, Choice):
+                    self._cache.store(keys[place], kept)
             missing = missing[len(reply.choices) :]
         return [choice for choice in found if choice is not None]
 
@@ -172,7 +204,7 @@ class ApiClient:
 
     def _call(self, chat: Chat, n: int, seed: int) -> Reply | Failure:
         """One request, tried until it is answered or there is no point in another try."""
-        request = request_body(chat, self.model, self.config.server, n, seed)
+        request = request_body(chat, self.model, self.manner, n, seed)
         body = json.dumps(request, ensure_ascii=True).encode()
         for tried in range(1, self.config.attempts + 1):
             outcome = self._paid(body, chat, n)
@@ -249,13 +281,13 @@ class ApiClient:
         except LostError as fault:
             return _Setback(str(fault), again=True, charged=fault.charged, mute=fault.mute)
         if arrived.status != 200:
-            return self._refused(arrived)
+            return self._refused(arrived, body)
         try:
             return read_reply(arrived.data, chat, n, self.config.server, self._secret.hide)
         except BadReplyError as fault:
             return _Setback(str(fault), again=True, charged=True, usage=fault.usage)
 
-    def _refused(self, arrived: Arrived) -> _Setback:
+    def _refused(self, arrived: Arrived, body: bytes) -> _Setback:
         """What a status other than 200 means."""
         status = arrived.status
         if status in (401, 403):
@@ -272,7 +304,10 @@ class ApiClient:
         if status in (408, 429) or status >= 500:
             told_s = retry_after_s(arrived.retry_after, self._clock.wall())
             return _Setback(reason, again=True, told_s=told_s)
-        return _Setback(reason)
+        helps, everyone = self.manner.hint(arrived.data, json.loads(body))
+        if helps:  # in front, where counts of failures show it
+            reason = reason.replace(f"HTTP {status}", f"HTTP {status} ({helps})", 1)
+        return _Setback(reason, everyone=everyone)
 
     def _told(self, arrived: Arrived) -> str:
         words = words_of(arrived.data, self._secret.hide)

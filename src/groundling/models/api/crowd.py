@@ -5,12 +5,33 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 R = TypeVar("R")
 
 GRACE_S = 2.0
 """Seconds that threads are waited for once their work is no longer wanted."""
+
+
+class Flights(Generic[R]):
+    """Equal things are done once: the first who wants one does it, the others wait for that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, Future[R]] = {}
+
+    def once(self, key: str, make: Callable[[], R]) -> R:
+        """What `make` brought or raised, for the first who asks for `key`, and for all others."""
+        with self._lock:
+            known = self._known.get(key)
+            future = self._known.setdefault(key, Future())
+        if known is None:
+            try:
+                future.set_result(make())
+            except BaseException as fault:
+                future.set_exception(fault)
+        return future.result()
 
 
 def in_threads(jobs: Sequence[Callable[[], R]], count: int) -> Iterator[tuple[int, R]]:

@@ -33,7 +33,7 @@ class ApiExpert:
 
     def _chat(self, image: str, box: Box) -> Chat:
         config, picture = self._client.config, self._pictures.encode(image, box)
-        messages = with_pictures(expert_messages(), [picture.uri])
+        messages = with_pictures(expert_messages(), [picture.uri], self._client.config.detail)
         return Chat(
             messages,
             config.temperature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,8 +12,9 @@ from groundling.models.api.pictures import PictureEncoder
 from groundling.models.api.wire import Chat, with_pictures
 from groundling.models.box_text import BoxText
 from groundling.models.coordinates import Convention, Frame
-from groundling.prompts import box_form, direct_messages
-from groundling.records import Box, Failure, Prediction, Query
+from groundling.prompts import BOX_SCHEMA, BOX_SCHEMA_FORM, box_form, direct_messages
+from groundling.records import ABSENT, Box, Failure, Prediction, Query
+from groundling.strict_json import parse_json
 
 
 class ApiDirectGrounder:
@@ -21,6 +23,7 @@ class ApiDirectGrounder:
     def __init__(self, client: ApiClient, pictures: PictureEncoder) -> None:
         self._client, self._pictures = client, pictures
         self._words = BoxText(client.config.answer, Convention(client.config.convention))
+        self._held = client.manner.json_schema and client.config.answer == "list"
 
     def answer(self, queries: Sequence[Query]) -> Iterator[tuple[int, Prediction | Failure]]:
         """A prediction for each query, as they come in; `box` None says absent.
@@ -42,7 +45,7 @@ class ApiDirectGrounder:
 
     def _read(self, text: str, frame: Frame) -> Box | Failure | None:
         """What a text says. One in another form is a failure that another call may mend."""
-        found = self._words.read(text, frame)
+        found = self._words.read(_unpacked(text) if self._held else text, frame)
         return replace(found, stage="answer") if isinstance(found, Failure) else found
 
     def _chat(self, place: int, query: Query, frames: dict[int, Frame]) -> Chat:
@@ -56,11 +59,24 @@ class ApiDirectGrounder:
         messages = direct_messages(query.name, query.type)
         if config.answer == "list":
             full = self._words.convention.scale(picture.frame)
-            messages[-1]["content"].append({"type": "text", "text": box_form(*full)})
+            form = box_form(*full) + (BOX_SCHEMA_FORM if self._held else "")
+            messages[-1]["content"].append({"type": "text", "text": form})
         return Chat(
-            with_pictures(messages, [picture.uri]),
+            with_pictures(messages, [picture.uri], self._client.config.detail),
             config.temperature,
             config.max_tokens,
             picture_tokens=picture.tokens,
             check=complaint,
+            schema=BOX_SCHEMA if self._held else None,
         )
+
+
+def _unpacked(text: str) -> str:
+    """An answer that fits BOX_SCHEMA in the words of one that is not held to it; others as is."""
+    try:
+        value = parse_json(text.encode())
+    except ValueError:
+        return text
+    if not isinstance(value, dict) or value.keys() != {"box"}:
+        return text
+    return ABSENT if value["box"] is None else json.dumps(value["box"])

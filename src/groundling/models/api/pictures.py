@@ -98,8 +98,8 @@ def _check_inside(box: Box, size: Size, path: str) -> None:
 def sent_size(size: Size, max_pixels: int | None, multiple: int) -> Size:
     """The size a picture is sent in: at most `max_pixels`, its sides multiples of `multiple`.
 
-    The shape is kept but for the rounding. Without both limits it is the size itself. A sliver may
-    exceed the area: no side is shorter than one multiple.
+    The shape is kept but for the rounding. Without both limits it is the size itself. Raises
+    ImageError for an image so thin that its shorter side, one multiple, still leaves more.
     """
     width, height = size
     wide, high = (max(1, round(side / multiple)) * multiple for side in size)
@@ -107,6 +107,11 @@ def sent_size(size: Size, max_pixels: int | None, multiple: int) -> Size:
         return wide, high
     shrink = min(1.0, math.sqrt(max_pixels / (width * height)))
     wide, high = (max(1, math.floor(side * shrink / multiple)) * multiple for side in size)
+    if wide * high > max_pixels:
+        raise ImageError(
+            f"image of {width} × {height} px: too long and thin for {max_pixels} pixels with sides "
+            f"of at least {multiple}; crop it, or raise max_pixels to {wide * high}"
+        )
     return wide, high
 
 

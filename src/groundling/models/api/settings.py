@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +19,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 Server = Literal["openai", "vllm", "transformers"]
+
+
+OWN_FIELDS = frozenset(
+    {
+        *("model", "messages", "stream", "stream_options", "n", "best_of", "use_beam_search"),
+        *("seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "echo"),
+        *("max_tokens", "max_completion_tokens", "generation_config", "modalities"),
+        *("logprobs", "top_logprobs", "response_format"),
+        *("tools", "tool_choice", "functions", "function_call"),
+    }
+)
+"""Fields of a request that decide what is asked, or how its reply is read."""
 
 
 class EndpointConfig(Section):
@@ -51,8 +64,22 @@ class EndpointConfig(Section):
     """Calls that may fail in a row before the whole run stops."""
     max_tokens: Count = 128
     """Longest answer, in tokens, where the caller does not say."""
-    temperature: NonNegative = 0.0
-    """Sampling temperature of experts and direct grounding; 0 is greedy (not in the paper)."""
+    temperature: NonNegative | None = 0.0
+    """Sampling temperature of experts and direct grounding; 0 is greedy (not in the paper). null
+    sends none, nor for gpt-5 and o-series models, unless it is set: they draw at their own."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    """Share of the probability to draw from; null sends none, nor for models known to refuse it."""
+    leave_out: list[Literal["seed", "n"]] = Field(default_factory=list)
+    """Other parameters that the server refuses; without `n`, K samples are K requests."""
+    limit_key: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """Name of the limit of an answer; null takes the server's usual one."""
+    json_schema: bool | None = None
+    """Whether direct grounding and refinement send the form of their answers as a JSON schema
+    (response_format); null does so where it is known to be taken: OpenAI's service, vLLM."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request, such as chat_template_kwargs: {enable_thinking: false}."""
+    detail: Literal["auto", "low", "high"] | None = None
+    """How closely images are looked at, where the server knows `detail`; null does not say."""
     max_pixels: Annotated[int, Field(ge=784)] | None = 1_003_520
     """Pictures larger than this area, in pixels, are shrunk; null never shrinks."""
     multiple: Count = 1
@@ -86,6 +113,18 @@ class EndpointConfig(Section):
     @classmethod
     def _is_a_base_url(cls, url: str) -> str:
         return checked_url(url)
+
+    @field_validator("extra_body")
+    @classmethod
+    def _adds_only(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(OWN_FIELDS & extra.keys())
+        if taken:
+            raise ValueError(f"cannot set {', '.join(taken)}; the other settings do")
+        try:
+            json.dumps(extra, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as fault:
+            raise ValueError(f"not JSON ({fault}); wanted names and JSON values") from fault
+        return extra
 
     @model_validator(mode="after")
     def _budget_has_prices(self) -> EndpointConfig:

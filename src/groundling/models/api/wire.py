@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from groundling.models.api.manner import Manner
 from groundling.models.api.settings import Server
 from groundling.prompts import Message
 from groundling.records import Failure
@@ -25,6 +26,9 @@ from groundling.strict_json import parse_json
 
 STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
 """Finish reasons that mean: the answer is whole."""
+
+TEXT_PARTS = ("text", "output_text")
+"""Types of the parts of a content that are the answer's text."""
 
 MOST_TOKENS = 10**8
 """More than this no call uses; a server that says so does not know."""
@@ -63,17 +67,24 @@ class Chat:
 
     `picture_tokens` is the most that the pictures are thought to cost. `check` says what is wrong
     with a text that is no answer to this question; None accepts whatever is said. `keep_cut` takes
-    an answer that was cut at `max_tokens` as it stands.
+    an answer that was cut at `max_tokens` as it stands. `temperature` None leaves it to the server.
+    `schema` is a JSON schema of the answer, for a server that takes one.
     """
 
     messages: tuple[Message, ...]
-    temperature: float
+    temperature: float | None
     max_tokens: int
     k: int = 1
     seed: int = 0
     picture_tokens: int = 0
     check: Callable[[str], Failure | None] | None = None
     keep_cut: bool = False
+    schema: Mapping[str, Any] | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every answer is the likeliest one; a temperature that is not sent draws."""
+        return self.temperature == 0
 
     @property
     def input_tokens(self) -> int:
@@ -97,14 +108,17 @@ class BadReplyError(Exception):
         super().__init__(reason)
 
 
-def with_pictures(messages: list[Message], uris: list[str]) -> tuple[Message, ...]:
+def with_pictures(
+    messages: list[Message], uris: list[str], detail: str | None = None
+) -> tuple[Message, ...]:
     """Messages of `groundling.prompts` in OpenAI's form, their pictures in order from `uris`."""
+    how = {} if detail is None else {"detail": detail}
     left = iter(uris)
 
     def part(one: dict[str, Any]) -> dict[str, Any]:
         if one["type"] != "image":
             return one
-        return {"type": "image_url", "image_url": {"url": next(left)}}
+        return {"type": "image_url", "image_url": {"url": next(left), **how}}
 
     return tuple({**m, "content": [part(one) for one in m["content"]]} for m in messages)
 
@@ -115,18 +129,19 @@ def asked_digest(chat: Chat) -> str:
         "messages": chat.messages,
         "temperature": chat.temperature,
         "max_tokens": chat.max_tokens,
-        "seed": chat.seed if chat.temperature > 0 else None,
+        "seed": None if chat.greedy else chat.seed,
+        "schema": chat.schema,
     }
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def answer_key(asked: str, endpoint: str, model: str, server: Server, sample: int) -> str:
-    """SHA-256 of what decides an answer: what is asked (a digest), where, and which of K samples.
+def answer_key(asked: str, endpoint: str, model: str, manner: str, sample: int) -> str:
+    """SHA-256 of what decides an answer: what is asked (a digest), where, how, which of K samples.
 
     No secret goes into it.
     """
-    return _digest({"asked": asked, "at": [endpoint, model, server], "sample": sample})
+    return _digest({"asked": asked, "at": [endpoint, model, manner], "sample": sample})
 
 
 def draw_seed(asked: str, sample: int) -> int:
@@ -138,33 +153,39 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def request_body(chat: Chat, model: str, server: Server, n: int, seed: int) -> dict[str, Any]:
+def request_body(chat: Chat, model: str, manner: Manner, n: int, seed: int) -> dict[str, Any]:
     """The JSON of one call for `n` choices; `seed` is sent only where something is drawn."""
-    body: dict[str, Any] = {"model": model, "messages": list(chat.messages)}
-    body["max_completion_tokens" if server == "openai" else "max_tokens"] = chat.max_tokens
-    sampled = chat.temperature > 0
-    if sampled:
+    body: dict[str, Any] = {**manner.extra, "model": model, "messages": list(chat.messages)}
+    body[manner.limit_key] = chat.max_tokens
+    if not chat.greedy and manner.seed:
         body["seed"] = seed
     if n > 1:
         body["n"] = n
-    if server == "transformers":
-        return body | {"generation_config": _generation_config(chat)}
-    body |= {"temperature": chat.temperature, "top_p": 1.0}
-    if server == "vllm":
+    if chat.schema is not None:
+        form = {"name": "answer", "strict": True, "schema": chat.schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    if manner.server == "transformers":
+        return body | {"generation_config": _generation_config(chat, manner)}
+    if chat.temperature is not None:
+        body["temperature"] = chat.temperature
+    if manner.top_p is not None:
+        body["top_p"] = manner.top_p
+    if manner.server == "vllm":
         body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "logprobs": True}
     return body
 
 
-def _generation_config(chat: Chat) -> str:
+def _generation_config(chat: Chat, manner: Manner) -> str:
     """transformers' own settings; what they leave out is the checkpoint's (its end tokens)."""
     settings: dict[str, Any] = {
-        "do_sample": chat.temperature > 0,
+        "do_sample": not chat.greedy,
         "num_beams": 1,
         "repetition_penalty": 1.0,
         "max_new_tokens": chat.max_tokens,
     }
-    if chat.temperature > 0:
-        settings |= {"temperature": chat.temperature, "top_p": 1.0, "top_k": 0}
+    if not chat.greedy:
+        drawn = {"temperature": chat.temperature, "top_p": manner.top_p, "top_k": 0}
+        settings |= {key: value for key, value in drawn.items() if value is not None}
     return json.dumps(settings)
 
 
@@ -181,9 +202,24 @@ class _Logprobs(_Loose):
     content: list[_Token] | None = None
 
 
+class _Part(_Loose):
+    """A part of an answer's content; one that is no text (thoughts, say) is no answer."""
+
+    type: str
+    text: str | None = None
+
+
 class _Message(_Loose):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
+
+    @property
+    def said(self) -> str:
+        """The text, of all parts that are text."""
+        if isinstance(self.content, list):
+            texts = [part.text or "" for part in self.content if part.type in TEXT_PARTS]
+            return "".join(texts)
+        return self.content or ""
 
 
 class _Choice(_Loose):
@@ -264,7 +300,7 @@ def _usage(raw: object) -> Usage | None:
 def _read_choice(
     choice: _Choice, chat: Chat, server: Server, hide: Callable[[str], str]
 ) -> Choice | Failure:
-    message, text = choice.message, (choice.message.content or "").strip()
+    message, text = choice.message, choice.message.said.strip()
     if message.refusal:
         return Failure(f"refused: {server_words(message.refusal, hide)}", "answer", "refused")
     if len(text) > CHARACTERS_A_TOKEN * chat.max_tokens:
@@ -282,13 +318,13 @@ def _read_choice(
         return Failure(f"ended by {choice.finish_reason!r}; wanted 'stop'", "answer")
     if not text:
         return Failure("an empty answer", "answer", "empty")
-    known = server == "vllm" and text == message.content
+    known = server == "vllm" and text == message.said
     return Choice(text, _logprob(choice) if known else None)
 
 
 def _logprob(choice: _Choice) -> float | None:
     """log p(text + end) where the tokens go on beyond the text: the end token is among them."""
     tokens = (choice.logprobs and choice.logprobs.content) or []
-    if not tokens or "".join(token.token for token in tokens) == choice.message.content:
+    if not tokens or "".join(token.token for token in tokens) == choice.message.said:
         return None
     return sum(token.logprob for token in tokens)

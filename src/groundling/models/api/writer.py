@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,6 +13,8 @@ from groundling.models.api.wire import Chat, with_pictures
 from groundling.models.base import Sampling
 from groundling.prompts import writer_messages
 from groundling.records import Expression, Failure, Query
+
+_LOG = logging.getLogger(__name__)
 
 
 class ApiWriter:
@@ -46,6 +49,8 @@ class ApiWriter:
         """
         if sampling.temperature < 0 or min(k, sampling.max_new_tokens) < 1:
             raise InputError("sampling: wanted k ≥ 1, temperature ≥ 0 and max_new_tokens ≥ 1")
+        if k > 1 and self._client.own_temperature:
+            _LOG.warning("%s", self._client.own_temperature)
         chats = [partial(self._chat, query, k, sampling, seed) for query in queries]
         rows: list[list[Expression] | Failure] = [Failure("not asked", "api")] * len(queries)
         for place, answers in self._client.ask(chats):
@@ -59,7 +64,9 @@ class ApiWriter:
     def _chat(self, query: Query, k: int, sampling: Sampling, seed: int) -> Chat:
         picture = self._pictures.encode(query.image)
         return Chat(
-            with_pictures(writer_messages(query.name, query.type), [picture.uri]),
+            with_pictures(
+                writer_messages(query.name, query.type), [picture.uri], self._client.config.detail
+            ),
             sampling.temperature,
             sampling.max_new_tokens,
             k,

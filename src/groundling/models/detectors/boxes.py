@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from groundling.models.coordinates import Size, inside_picture
+from groundling.models.coordinates import Size, answered_box, inside_picture
 from groundling.records import Box, Failure
 
 
@@ -41,7 +41,7 @@ class CentreBox:
         width, height = size_wh_px
         x1, x2 = (min(max(self.cx + side * self.w / 2, 0.0), 1.0) * width for side in (-1, 1))
         y1, y2 = (min(max(self.cy + side * self.h / 2, 0.0), 1.0) * height for side in (-1, 1))
-        return _with_area(Box(x1, y1, x2, y2))
+        return answered_box(Box(x1, y1, x2, y2), size_wh_px)
 
     @classmethod
     def of(cls, box: Box, size_wh_px: Size) -> CentreBox:
@@ -77,7 +77,7 @@ class LocationGrid:
         x1, y1, x2, y2 = (
             (number + 0.5) * size_wh_px[axis % 2] / self.bins for axis, number in enumerate(numbers)
         )
-        return _with_area(Box(x1, y1, x2, y2))
+        return answered_box(Box(x1, y1, x2, y2), size_wh_px)
 
     def of(self, box: Box, size_wh_px: Size) -> tuple[int, int, int, int]:
         """The bins of a box in pixels; what lies outside the picture is drawn to its edge."""
@@ -86,12 +86,6 @@ class LocationGrid:
             for axis, value in enumerate(box.xyxy)
         )
         return x1, y1, x2, y2
-
-
-def _with_area(box: Box) -> Box | Failure:
-    if box.x1 > box.x2 or box.y1 > box.y2:
-        return _failure("its second corner lies before its first")
-    return box if box.area > 0 else _failure("it has no area")
 
 
 def _failure(reason: str) -> Failure:

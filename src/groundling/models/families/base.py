@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoProcessor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.utils import is_torchvision_available
 
-from groundling.errors import InputError
+from groundling.errors import ImageError, InputError
 from groundling.models import lora
 from groundling.models.box_text import BoxText
 from groundling.models.coordinates import Convention, Size
+from groundling.models.qwen2vl import fitted_wh_px
 
 
 class Family:
@@ -119,24 +119,25 @@ class RotaryFamily(Family):
         return positions
 
     def given_wh_px(self, processor: Any, size_wh_px: Size) -> Size:
-        """Width and height rounded to whole merged patches within the pixel limits."""
+        """Width and height rounded to whole merged patches; see `fitted_wh_px`."""
         rules = processor.image_processor
-        width, height = size_wh_px
-        rows, columns = smart_resize(
-            height,
-            width,
-            factor=rules.patch_size * rules.merge_size,
-            min_pixels=rules.size["shortest_edge"],
-            max_pixels=rules.size["longest_edge"],
-        )
-        return columns, rows
+        size = rules.size
+        factor = rules.patch_size * rules.merge_size
+        return fitted_wh_px(size_wh_px, factor, size["shortest_edge"], size["longest_edge"])
 
 
 def fit_area(picture: Image.Image, max_pixels: int) -> Image.Image:
-    """The picture shrunk to at most `max_pixels`, its aspect kept; itself where it is small."""
+    """The picture shrunk to at most `max_pixels`, its aspect kept; itself where it is small.
+
+    Raises ImageError for one so thin that a side of one pixel still leaves more.
+    """
     width, height = picture.size
     if width * height <= max_pixels:
         return picture
     scale = (max_pixels / (width * height)) ** 0.5
     size = (max(1, int(width * scale)), max(1, int(height * scale)))
+    if size[0] * size[1] > max_pixels:
+        raise ImageError(
+            f"picture of {width}×{height} px: too long and thin for {max_pixels} pixels; crop it"
+        )
     return picture.resize(size, Image.Resampling.BICUBIC)

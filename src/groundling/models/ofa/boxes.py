@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundling.errors import InputError
-from groundling.models.coordinates import Size, inside_picture
+from groundling.models.coordinates import Size, answered_box, inside_picture
 from groundling.records import Box, Failure
 
 Bins = tuple[int, int, int, int]
@@ -63,7 +63,8 @@ class BinGrid:
     def box_of(self, bins: Sequence[int | None], size_wh_px: Size) -> Box | Failure:
         """The box in pixels that four bins mean; None stands for a token that is no bin.
 
-        Nothing is clipped or swapped: what is outside the convention is a Failure.
+        Nothing is swapped or rescaled: what is outside the convention is a Failure. The last bin in
+        the image may reach over its edge by half a bin, which `answered_box` takes away.
         """
         if len(bins) != 4:
             return Failure(f"{len(bins)} tokens; a box has 4", "ground")
@@ -76,7 +77,8 @@ class BinGrid:
         if x2 <= x1 or y2 <= y1:
             return Failure(f"no box: {_shown(bins)}", "ground")
         across, down = self.bin_px(size_wh_px)
-        return Box(x1 * across, y1 * down, x2 * across, y2 * down)
+        box = Box(x1 * across, y1 * down, x2 * across, y2 * down)
+        return answered_box(box, size_wh_px, (across / 2, down / 2))
 
 
 def _shown(bins: Sequence[int | None]) -> str:

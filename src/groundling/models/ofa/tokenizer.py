@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from groundling import atomic
 from groundling.errors import DataError, InputError
+from groundling.strict_json import read_object
 
 START, PAD, END, UNKNOWN = 0, 1, 2, 3
 """Where the special tokens `<s> <pad> </s> <unk>` stand in every vocabulary."""
@@ -144,22 +145,29 @@ class OFATokenizer:
 def _read_numbers(path: Path) -> dict[str, int]:
     """A JSON object of token and number."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as fault:
+        entries = read_object(path)
+    except DataError as fault:
         raise DataError(path, f"not JSON ({fault})") from fault
-    if not isinstance(entries, dict) or not all(type(i) is int for i in entries.values()):
+    if not all(type(i) is int for i in entries.values()):
         raise DataError(path, "wanted a JSON object of token and number")
     return entries
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise DataError(path, f"cannot be read as UTF-8 text ({fault})") from fault
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     """The merges, best first; a first line that names a version is no merge."""
     merges: list[tuple[str, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip() or (number == 1 and line.startswith("#version")):
             continue
         pair = line.rstrip("\r").split(" ")
         if len(pair) != 2:
-            raise DataError(path, f"wanted two parts, got {line!r}", number)
+            raise DataError(path, f"wanted two parts, got {line[:60]!r}", number)
         merges.append((pair[0], pair[1]))
     return merges

@@ -51,13 +51,14 @@ class Labels:
                     f"post {post.id}: entity {entity.name!r} has type {entity.type}; wanted one "
                     f"of {', '.join(self.types)}; choose the scheme of these posts"
                 )
-            if not 0 <= entity.start < entity.end <= len(labels):
+            start, end = entity.span
+            if not 0 <= start < end <= len(labels):
                 raise InputError(
-                    f"post {post.id}: entity {entity.name!r} has words {entity.start} to "
-                    f"{entity.end} of {len(labels)}"
+                    f"post {post.id}: entity {entity.name!r} has words {start} to "
+                    f"{end} of {len(labels)}"
                 )
-            inside = [self.inside(entity.type)] * (entity.end - entity.start - 1)
-            labels[entity.start : entity.end] = [self.begin(entity.type), *inside]
+            inside = [self.inside(entity.type)] * (end - start - 1)
+            labels[start:end] = [self.begin(entity.type), *inside]
         return labels
 
     def decode(self, labels: Sequence[int]) -> list[Span]:
@@ -92,7 +93,7 @@ class Labels:
 def _apart(entities: Iterable[Entity]) -> list[Entity]:
     """Entities without those that overlap a chosen one, in order of their words."""
     chosen: list[Entity] = []
-    for entity in sorted(entities, key=lambda one: (one.start, -one.end)):
-        if not chosen or entity.start >= chosen[-1].end:
+    for entity in sorted(entities, key=lambda one: (one.span[0], -one.span[1])):
+        if not chosen or entity.span[0] >= chosen[-1].span[1]:
             chosen.append(entity)
     return chosen

@@ -32,6 +32,7 @@ from groundling.models.taggers.labels import Span
 from groundling.models.taggers.ontonotes import types_of_labels
 from groundling.models.taggers.saved import Facts, read_facts, write_facts
 from groundling.records import Failure, Mention, Post, Scheme
+from groundling.strict_json import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +70,11 @@ class SpacyTagger:
         tagger = cls(open_pipeline(facts.config.path), scheme, facts.config)
         tagger.temperature = facts.temperature
         try:
-            stored = json.loads((folder / PIPELINE).read_text(encoding="utf-8"))
+            stored = parse_json((folder / PIPELINE).read_bytes())
         except (OSError, ValueError) as fault:
             raise InputError(f"{folder / PIPELINE}: not a pipeline's name ({fault})") from fault
+        if not isinstance(stored, dict):
+            raise InputError(f"{folder / PIPELINE}: not a pipeline's name; make the tagger again")
         if stored != tagger._identity():
             raise InputError(
                 f"{folder}: made of {_told(stored)}, but {_named(facts.config)} is now "
@@ -130,7 +133,7 @@ class SpacyTagger:
         """Choose the temperature of the moves' softmax; 1 where there are no confidences."""
         right, paths = [], []
         for post, found in zip(posts, self._found(posts), strict=True):
-            gold = {(one.start, one.end, one.type) for one in post.entities}
+            gold = {(*one.span, one.type) for one in post.entities}
             for span, path in found:
                 if path is not None:
                     right.append(span in gold)

@@ -1,0 +1,58 @@
+"""Gold without positions, and gold without boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ANN = {"name": "Ann", "type": "PER"}
+BOX = [1, 2, 30, 40]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Any:
+    """Write gold and predictions of one post, and return their paths."""
+
+    def write(gold: dict[str, Any], said: dict[str, Any]) -> tuple[Path, str, Path]:
+        paths = tmp_path / "pred.jsonl", tmp_path / "gold.jsonl"
+        for path, line in zip(paths, (said, gold), strict=True):
+            path.write_text(json.dumps({"id": "a.jpg", **line}) + "\n")
+        return paths[0], "--gold", paths[1]
+
+    return write
+
+
+@pytest.mark.parametrize("said", [{}, {"start": 4, "end": 5}])
+def test_field_d9_rule_isr_matches_by_name(files: Any, score: Any, said: dict[str, int]) -> None:
+    gold = {"image": "a.jpg", "entities": [{**ANN, "boxes": [BOX]}]}
+    words = files(gold, {"entities": [{**ANN, "box": BOX, **said}]})
+    assert score(*words, "--json").json["accuracy"]["all"] == 100.0
+    by_name = score(*words, "--rule", "riveg", "--json").json
+    assert by_name["gmner"]["f1"] == 100.0
+    assert by_name["compared_by"]["mner"] == "name"
+    refused = score(*words, "--rule", "span")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "'Ann' (PER) has no place in its text" in refused.err
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+def test_field_d9_nothing_answers_gold_without_boxes(files: Any, score: Any, box: Any) -> None:
+    words = files({"tokens": ["Ann"], "entities": [ANN]}, {"entities": [{**ANN, "box": box}]})
+    refused = score(*words)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "comes without gold boxes" in refused.err
+    for rule in ("riveg", "refineg"):
+        scored = score(*words, "--rule", rule, "--json").json
+        assert (scored["gmner"]["f1"], scored["mner"]["f1"]) == (0.0, 100.0)
+        assert "only MNER means something" in scored["warnings"][0]
+
+
+def test_field_d8_white_space_in_names_does_not_count(files: Any, score: Any) -> None:
+    gold = {"text": "At Yahoo!", "entities": [{"name": "Yahoo!", "type": "ORG", "boxes": []}]}
+    said = {"entities": [{"name": "Yahoo!", "type": "ORG", "box": None}]}
+    words = files(gold, said)
+    assert score(*words, "--json").json["accuracy"]["all"] == 100.0
+    assert score(*words, "--rule", "riveg", "--json").json["mner"]["f1"] == 100.0
