@@ -83,6 +83,7 @@ GROUPS = {
             "isr",
             "knowledge",
             "learnable",
+            "outlook",
             "plan",
             "plan_page",
             "policy_check",

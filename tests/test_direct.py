@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from groundling import journal
 from groundling.data.jsonl import read_predictions
-from groundling.direct import answer_posts, maker_path
+from groundling.direct import again_path, answer_posts, maker_path
 from groundling.errors import DataError, InputError
 from groundling.progress import Progress
 from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction, Query
@@ -123,13 +125,60 @@ def test_an_error_record_stays_until_its_post_is_answered(out: Path) -> None:
 
     on_disk: list[list[str]] = []
     answer_posts(POSTS, Watched({"3#0": Failure("still no", "api")}), out, MAKER)
-    assert on_disk == [["3", "1"], ["3", "1"], ["3"], ["3"]]
+    assert on_disk == [["3", "1"]] * 4, "the file is put into order once, at the end"
+    assert failed(out) == ["3"]
     assert read_predictions(out)[-1].failure == Failure("still no", "api")
 
 
 def failed(out: Path) -> list[str]:
     """The posts that the file holds error records of."""
     return [one.id for one in read_predictions(out) if one.failure is not None]
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": "1", "enti'])
+def test_a_stop_loses_no_answer_that_was_asked_for_again(out: Path, torn: str) -> None:
+    posts = [Post(str(number), ("Ann",), (ANN,), "p.png") for number in range(4)]
+    no = dict.fromkeys((f"{number}#0" for number in range(4)), Failure("no", "api"))
+    answer_posts(posts, FakeGrounder(no), out, MAKER)
+    before = out.read_bytes()
+    stopped = FakeGrounder(stop_after=2)
+    with pytest.raises(InputError):
+        answer_posts(posts, stopped, out, MAKER)
+    assert out.read_bytes() == before, "a file that can be read, no id twice"
+    with again_path(out).open("a") as stream:
+        stream.write(torn)
+    rest = FakeGrounder()
+    answer_posts(posts, rest, out, MAKER)
+    assert sorted(stopped.asked + rest.asked) == ["0#0", "1#0", "2#0", "3#0"]
+    assert [one.id for one in read_predictions(out)] == ["0", "1", "2", "3"]
+    assert failed(out) == []
+    assert not again_path(out).exists()
+
+
+@pytest.mark.parametrize("count", [20, 80])
+def test_what_is_asked_again_is_written_in_linear_time(
+    out: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that a run writes are in proportion to the file, however much failed before."""
+    posts = [Post(str(number), ("Ann",), (ANN,), "p.png") for number in range(count)]
+    no = dict.fromkeys((f"{number}#0" for number in range(count)), Failure("no", "api"))
+    answer_posts(posts, FakeGrounder(no), out, MAKER)
+    written: list[int] = []
+    write = journal._write
+    monkeypatch.setattr(
+        journal, "_write", lambda stream, data: (written.append(len(data)), write(stream, data))
+    )
+    answer_posts(posts, FakeGrounder(), out, MAKER)
+    assert sum(written) <= 2 * out.stat().st_size
+
+
+def test_field_r4_progress_counts_what_the_limit_leaves_to_ask(out: Path) -> None:
+    posts = [Post(str(number), ("Ann",), (ANN,), "p.png") for number in range(9)]
+    stream = io.StringIO()
+    progress = Progress("direct", 9, "entities", stream=stream, clock=lambda: 0.0)
+    with progress:
+        answer_posts(posts, FakeGrounder(), out, MAKER, limit=3, progress=progress)
+    assert stream.getvalue().startswith("direct 3/3 entities")
 
 
 @pytest.mark.parametrize("last", ["my notes", '{"id": "3", "entit'])

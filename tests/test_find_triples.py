@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import FakeGrounder, FakeWriter
 from PIL import Image
 
+from groundling import gmner
 from groundling.config_gmner import RefinementConfig
 from groundling.data.jsonl import read_predictions
 from groundling.gmner import Refining, Told, find_triples, work_folder
@@ -199,3 +201,22 @@ def test_every_failed_question_counts_whatever_else_its_post_met(
     )
     failed = Counter(one.stage for one in told.outcomes if isinstance(one, Failure))
     assert (told.failed_posts, failed) == (1, {"api": 3, "write": 1})
+
+
+def test_posts_and_failures_are_put_together_once(
+    posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for all posts, not once for each."""
+
+    class Counted(dict):  # type: ignore[type-arg]
+        walks = 0
+
+        def keys(self):  # type: ignore[no-untyped-def]
+            Counted.walks += 1
+            return super().keys()
+
+    made = gmner.predictions_of
+    monkeypatch.setattr(gmner, "predictions_of", lambda *given: Counted(made(*given)))
+    many = [replace(post, id=f"{post.id}-{n}") for n in range(20) for post in posts]
+    find_triples(many, NameTagger(), NoGrounding(), tmp_path / "x.jsonl", "n", quiet=True)
+    assert Counted.walks <= 1

@@ -155,6 +155,8 @@ def collect_expressions(
         age = {key: place for place, key in enumerate(failed, start=1)}
         waiting.sort(key=lambda want: age.get(want.key, 0))
         summary.left = 0 if limit is None else max(0, len(waiting) - limit)
+        if progress is not None:
+            progress.expect(-summary.left)
         try:
             for want, said in _described(waiting[:limit], expert):
                 summary.asked += 1

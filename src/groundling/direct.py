@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -79,8 +80,14 @@ def answer_posts(
     read or was made otherwise, and what the grounder raises; what was written until then stays.
     """
     summary = Answered()
-    with Journal(out, edited=True) as journal:
+    again = again_path(out)
+    with Journal(out, edited=True) as journal, ExitStack() as opened:
         held, failed = _held(out)
+        if again.exists():
+            if held or failed:  # a run was stopped while it asked again: its answers come first
+                _take_over(again, held, failed)
+                journal.replace(map(prediction_line, (*held.values(), *failed.values())))
+            again.unlink()
         _claim(out, maker, empty=not held)
         wanted = [post for post in posts if post.id not in held]
         age = {key: place for place, key in enumerate(failed, start=1)}
@@ -88,18 +95,40 @@ def answer_posts(
         asked = wanted[:limit]
         if progress is not None:
             progress.skip(sum(len(post.entities) for post in posts if post.id in held))
+            progress.expect(-sum(len(post.entities) for post in wanted[len(asked) :]))
         summary.kept = len(posts) - len(wanted)
         summary.left = len(wanted) - len(asked)
+        redone: Journal | None = None
         for item in _answered(asked, grounder, summary, progress):
             before = failed.pop(item.id, None)
             (held if item.failure is None else failed)[item.id] = item
             if before is None:
                 journal.append(prediction_line(item))
-            elif item.failure is None:  # no id may come twice
-                journal.replace(map(prediction_line, (*held.values(), *failed.values())))
+            elif item.failure is None:  # no id may come twice in the file itself
+                redone = redone or opened.enter_context(Journal(again))
+                redone.append(prediction_line(item))
         write_predictions(out, [*_in_order(posts, held), *failed.values()])
+        again.unlink(missing_ok=True)
     summary.failed_posts = sum(post.id in failed for post in posts)
     return summary
+
+
+def again_path(out: Path) -> Path:
+    """Where answers to what failed before wait until the run ends.
+
+    Putting each into the file at once would mean to write the whole file each time.
+    """
+    return out.with_name(f"{out.stem}.again.jsonl")
+
+
+def _take_over(
+    again: Path, held: dict[str, PostPrediction], failed: dict[str, PostPrediction]
+) -> None:
+    """Put the answers of a run that was killed in the place of the error records."""
+    Journal(again).close()  # cuts off what the kill left half written
+    for item in read_predictions(again):
+        failed.pop(item.id, None)
+        held[item.id] = item
 
 
 def _held(out: Path) -> tuple[dict[str, PostPrediction], dict[str, PostPrediction]]:

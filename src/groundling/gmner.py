@@ -135,7 +135,8 @@ def ground_posts(
     grounded = [one for one in found.located if isinstance(one, Located)]
     told.lost = [one.lost for one in grounded if one.lost is not None]
     triples = predictions_of(answered, mentions, dict(zip(keys, found.located, strict=True)))
-    return [_record(post.id, {**triples, **failures}[post.id], told) for post in posts]
+    said = {**triples, **failures}
+    return [_record(post.id, said[post.id], told) for post in posts]
 
 
 def tag_posts(

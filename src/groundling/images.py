@@ -164,7 +164,10 @@ def _resolve(path: str | Path, root: Path | None, shown: str) -> Path:
 
 
 def _open(stream: BinaryIO, shown: str, max_pixels: int) -> Image.Image:
-    """Read the header only and refuse what is too large, animated or not a picture."""
+    """Read the header only and refuse what is empty, too large, animated or not a picture."""
+    if stream.seek(0, 2) == 0:
+        raise ImageError(f"{shown}: an empty file; fetch or export it again")
+    stream.seek(0)
     try:
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")

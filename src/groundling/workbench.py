@@ -39,6 +39,7 @@ from groundling.models.registry import (
     open_sampler,
     open_writer,
 )
+from groundling.outlook import Outlook
 from groundling.policy_check import CheckedSampler, Policy
 from groundling.progress import Progress, tell
 from groundling.provenance import provenance
@@ -103,7 +104,14 @@ class Workbench:
             check_experts(given, Path(config.experts.path) if config.experts.path else None)
         known = provenance(threads=compute_threads(), data=_identity(config, given))
         run = RunDir.open(out, config, known, retry=retry)
-        run.watch = watch
+        outlook = Outlook(stage_names(config), quiet=quiet)
+
+        def watched(event: dict[str, Any]) -> None:
+            outlook(event)
+            if watch is not None:
+                watch(event)
+
+        run.watch = watched
         return cls(config, run, quiet, given)
 
     def adopt(self, base: Path) -> None:
@@ -314,6 +322,16 @@ class Workbench:
         metrics = {"stages": stages, "selected": best["name"], "floors": floors(self.corpus)}
         self.run.write_json("metrics.json", metrics)
         return metrics
+
+
+def stage_names(config: IsrConfig) -> list[str]:
+    """The stages of a run, in order."""
+    names = ["data", *(["grounder"] if config.grounder.tune else []), "evaluate-untuned"]
+    names += ["sft", "evaluate-sft"]
+    for t in range(1, config.rounds + 1):
+        names += [f"round-{t}-{act}" for act in ("draw", "judge", "prefer", "update")]
+        names.append(f"evaluate-round-{t}")
+    return names
 
 
 def _name_of(config: IsrConfig) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,28 @@ def test_another_form_reads_the_cache_anew(direct: Direct, tmp_path: Path) -> No
         (tmp_path / "p.jsonl").unlink()
         done = direct(server, "--set", "answer=qwen2-vl", "--json")
     assert (done.json["boxes"], done.json["cache_hits"], len(server.asked)) == (10, 0, 20)
+
+
+def test_field_d6_posts_without_entities_are_nothing_to_ask_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posts = write_data(tmp_path, 2)
+    rows = [json.loads(line) | {"entities": []} for line in posts.read_text().splitlines()]
+    posts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--api-key-env", ""]
+    done = run(capsys, "direct", posts, *place, "--out", tmp_path / "p.jsonl")
+    assert (done.code, done.out) == (2, "")
+    assert "none of its 2 posts has entities, so there is nothing to ask about" in done.err
+    assert "groundling gmner" in done.err
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "counted"), [("direct", "N posts, with all"), ("experts", "N groundable entities")]
+)
+def test_field_r4_help_says_what_the_limit_counts(
+    capsys: pytest.CaptureFixture[str], command: str, counted: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run(capsys, command, "--help")
+    assert counted in " ".join(capsys.readouterr().out.split())

@@ -12,6 +12,7 @@ from groundling.models.coordinates import Convention, ConventionName
 from groundling.models.in_context import in_context_question
 from groundling.prompts import as_text
 from groundling.records import Box, Frame
+from groundling.replies import ReplyError
 
 CASE = Case("case.jpg", "Anna waves", "Anna", "PER")
 SHOWN = (
@@ -87,11 +88,36 @@ def test_the_answers_box_is_mapped_back_to_the_original_picture() -> None:
         ({"box": None, "reasoning": 3}, '"reasoning" is not text'),
         ({"box": [0, 0, 401, 10]}, "leaves the convention resized-pixels"),
         ({"box": [30, 0, 10, 10]}, "its second corner lies before its first"),
+        ('{"box": null, "box": [1, 2, 30, 40]}', "key 'box' is given twice"),
+        ("I'm sorry, but I can't identify people in images.", "declines to answer"),
+        ("<think>On the left", "an unfinished thought"),
     ],
 )
 def test_what_cannot_be_read_says_why(answer: object, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
         read(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ('{"box": null, "box": [1, 2, 30, 40]}', "duplicate-keys"),
+        ('{"bbox": [1, 2, 30, 40]}', "other-keys"),
+        ("She is on the left.", "not-json"),
+        ('Here:\n```json\n{"box": null}\n```', "prose"),
+        ('{"box": [0, 0, 401, 10]}', "outside"),
+        ("<think>On the left", "thought"),
+        ("抱歉，我无法识别图片中的人物。", "refused"),
+    ],
+)
+def test_field_e7_unread_answers_tell_their_shape(answer: str, kind: str) -> None:
+    with pytest.raises(ReplyError) as caught:
+        read(answer)
+    assert caught.value.kind == kind
+
+
+def test_field_e2_json_after_one_closed_thought_is_read() -> None:
+    assert read('<think>Where?</think>\n```json\n{"box": null}\n```') == (None, "")
 
 
 sides = st.integers(20, 900)

@@ -56,3 +56,25 @@ def test_field_d8_white_space_in_names_does_not_count(files: Any, score: Any) ->
     words = files(gold, said)
     assert score(*words, "--json").json["accuracy"]["all"] == 100.0
     assert score(*words, "--rule", "riveg", "--json").json["mner"]["f1"] == 100.0
+
+
+def test_field_d5_empty_gold_is_an_error(tmp_path: Path, score: Any) -> None:
+    for name in ("gold", "pred"):
+        (tmp_path / f"{name}.jsonl").write_bytes(b"")
+    done = score(tmp_path / "pred.jsonl", "--gold", tmp_path / "gold.jsonl")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "holds no posts" in done.err
+
+
+def test_field_d10_an_overlap_of_one_half_counts_as_documented(files: Any, score: Any) -> None:
+    gold = {
+        "tokens": ["Ann"],
+        "entities": [{**ANN, "start": 0, "end": 1, "boxes": [[0, 0, 20, 10]]}],
+    }
+    words = files(gold, {"entities": [{**ANN, "start": 0, "end": 1, "box": [0, 0, 10, 10]}]})
+    assert score(*words, "--json").json["accuracy"]["all"] == 0.0
+    figures = {
+        rule: score(*words, "--rule", rule, "--json").json["gmner"]["f1"]
+        for rule in ("riveg", "refineg", "span")
+    }
+    assert figures == {"riveg": 100.0, "refineg": 100.0, "span": 0.0}

@@ -1,3 +1,4 @@
+import math
 import time
 
 import numpy as np
@@ -185,3 +186,19 @@ def test_counts_agree_with_their_arrays() -> None:
     assert ratios(np.array([2.0, 3.0])) == Ratio(2, 3).value
     assert np.isnan(ratios(np.zeros(2)))
     assert (Ratio(2, 3).percent, Ratio(0, 0).percent) == (66.67, None)
+
+
+def test_mcnemar_is_the_binomial_test_at_any_size() -> None:
+    """The sum over binomial coefficients, exactly; and no such sum where there are many."""
+    for first in range(12):
+        for second in range(12):
+            count = first + second
+            tail = sum(math.comb(count, k) for k in range(min(first, second) + 1))
+            wanted = min(1.0, 2 * tail / 2**count)
+            assert mcnemar_exact(first, second) == pytest.approx(wanted, rel=1e-12)
+    assert mcnemar_exact(20_000, 18_000) == pytest.approx(1.1e-24, rel=0.2)
+
+
+def test_mcnemar_sums_no_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math, "comb", None)
+    assert mcnemar_exact(5, 5) == 1

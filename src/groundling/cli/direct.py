@@ -16,6 +16,7 @@ from groundling.cli.endpoint import (
     told_failures,
     warn,
 )
+from groundling.errors import InputError
 
 if TYPE_CHECKING:
     from groundling.direct import Answered
@@ -49,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         examples=_EXAMPLES,
         split="test",
         out=("PRED.jsonl", "predictions, a post a line"),
+        limit_of="posts, with all their entities,",
     )
 
 
@@ -60,6 +62,12 @@ def run(args: argparse.Namespace) -> int:
     from groundling.progress import Progress
 
     total = sum(len(post.entities) for post in posts)
+    if not total:
+        raise InputError(
+            f"{args.src}: none of its {len(posts)} posts has entities, so there is nothing to ask "
+            "about; `groundling gmner` finds them in the texts, or name them in each post's "
+            "`entities`"
+        )
     with open_endpoint(args, config) as endpoint:
         if endpoint.own_temperature():
             warn(args, endpoint.own_temperature())

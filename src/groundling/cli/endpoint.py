@@ -41,10 +41,12 @@ def add_command(
     examples: str,
     split: str,
     out: tuple[str, str],
+    limit_of: str,
 ) -> argparse.ArgumentParser:
     """Register a command that asks an endpoint about the posts of a data set.
 
-    `split` is asked about by default; `out` is the metavar of `--out` and its help.
+    `split` is asked about by default; `out` is the metavar of `--out` and its help; `limit_of` are
+    what `--limit` counts.
     """
     from groundling.models.endpoints import endpoint_keys
 
@@ -55,7 +57,7 @@ def add_command(
         epilog=examples + endpoint_keys(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_data_options(parser, split)
+    _add_data_options(parser, split, limit_of)
     parser.add_argument("--out", required=True, type=Path, metavar=out[0], help=out[1])
     _add_endpoint_options(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -64,7 +66,7 @@ def add_command(
     return parser
 
 
-def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
+def _add_data_options(parser: argparse.ArgumentParser, split: str, limit_of: str) -> None:
     """The data set to ask about."""
     parser.add_argument(
         "src",
@@ -82,8 +84,8 @@ def _add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
         "--limit",
         type=int,
         metavar="N",
-        help="ask about N at most in this run: first what was never asked, then what failed, "
-        "longest ago first",
+        help=f"ask about N {limit_of} at most in this run: first what was never asked, then what "
+        "failed, longest ago first",
     )
 
 
@@ -167,8 +169,10 @@ def read_posts_of(args: argparse.Namespace) -> tuple[Post, ...]:
     else:
         form = args.format or guess_format(src)
         posts = read_splits(src, form, args.images, only=[args.split], boxes=args.boxes)[0].posts
+    if not posts:
+        raise DataError(src, "holds no posts; is it the right file?")
     missing = sum(post.image is None for post in posts)
-    if posts and missing == len(posts):
+    if missing == len(posts):
         raise DataError(args.images or src, "no picture of any post found; name their folder")
     if missing:
         warn(args, f"{missing} of {len(posts)} posts have no picture; they will fail")

@@ -51,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         examples=_EXAMPLES,
         split="train",
         out=("EXPERTS.jsonl", "expressions, one a line"),
+        limit_of="groundable entities",
     )
     parser.add_argument(
         "--keep-odd",

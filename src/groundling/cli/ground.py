@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--draw",
         type=Path,
         metavar="OUT",
-        help="also save the picture with boxes (.png, .jpg, …); a small one is drawn larger",
+        help="also save the picture with boxes (.png, .jpg …)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)

@@ -152,6 +152,8 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     split, posts = args.split or gold.name, gold.posts
     rule = TRIPLE_RULES.get(args.rule)
     lenient = rule is not None and rule.ignores_unknown
+    if not posts:
+        raise DataError(Path(args.gold), f"split {split} holds no posts; is it the right file?")
     _check_gold(Path(args.gold), posts, rule)
     systems = [
         _read_system(args, path, scheme, lenient) for path in (args.pred, args.against) if path

@@ -14,7 +14,7 @@ from groundling.data.ccks import ccks_files, iter_ccks_posts, picture_index
 from groundling.data.check_images import Look, boxes_outside, gmner_look, image_problems, post_look
 from groundling.data.columns import column_files, read_column_posts, tagged_entities
 from groundling.data.conll import TaggedPost, bio_spans, listed_ids
-from groundling.data.formats import Format, jsonl_files, usual_scheme
+from groundling.data.formats import Format, jsonl_files, split_files, usual_scheme
 from groundling.data.gmner import (
     available_splits,
     iter_raw_posts,
@@ -24,7 +24,7 @@ from groundling.data.gmner import (
 from groundling.data.jsonl import read_numbered_posts
 from groundling.data.mentions import nameless
 from groundling.data.picture_index import PictureIndex
-from groundling.data.problems import Problem
+from groundling.data.problems import Problem, read_bytes
 from groundling.data.voc import Annotation, read_annotation
 from groundling.records import BoxFrame, Entity, Post, Scheme
 
@@ -47,7 +47,15 @@ def check_data(
     index = None if images is None else PictureIndex(images)
     check = _CHECKS[form]
     found = dict.fromkeys(check(src, index, scheme or usual_scheme(form), boxes))
+    found |= dict.fromkeys(_empty_files(src, form))
     return sorted(found, key=lambda problem: (problem.file, problem.line or 0))
+
+
+def _empty_files(src: Path, form: Format) -> Iterator[Problem]:
+    """Files of posts that hold nothing at all; an empty JSON object is empty too."""
+    for path in split_files(src, form).values():
+        if read_bytes(path).strip() in (b"", b"\xef\xbb\xbf", b"{}"):
+            yield Problem(str(path), None, "no-posts", "holds no posts; is it the right file?")
 
 
 # --- by format ---------------------------------------------------------------------------------
@@ -178,6 +186,8 @@ def _post_quirks(path: Path, line: int | None, post: Post) -> Iterator[Problem]:
             yield Problem(str(path), line, "odd-character", f"token {token!r} holds {odd}")
     for _, message in _type_conflicts(post.id, post.entities):
         yield Problem(str(path), line, "type-conflict", message)
+    for kind, message in _shared_tokens(post):
+        yield Problem(str(path), line, kind, message)
     for entity in post.entities:
         if entity.start is None:
             if post.tokens:
@@ -189,16 +199,62 @@ def _post_quirks(path: Path, line: int | None, post: Post) -> Iterator[Problem]:
             yield Problem(str(path), line, "name-differs", message)
 
 
+def _shared_tokens(post: Post) -> Iterator[tuple[str, str]]:
+    """Entities of a post that BIO tags cannot hold beside an earlier one: kind and message.
+
+    One span with two types under one name is a type conflict, and told as that alone.
+    """
+    for index, entity in enumerate(post.entities):
+        for other in post.entities[:index]:
+            if kind := _sharing(entity, other):
+                named = f"{entity.name!r} ({entity.type}, post {post.id})"
+                yield kind, f"{named} {_SHARING[kind]} {other.name!r} ({other.type})"
+                break
+
+
+_SHARING = {"duplicate-entity": "is the same as", "overlapping-entities": "shares tokens with"}
+
+
+def _sharing(entity: Entity, other: Entity) -> str | None:
+    """How an entity stands to an earlier one: the kind of a problem, or None."""
+    named, typed = entity.name == other.name, entity.type == other.type
+    if (entity.start, entity.end) == (other.start, other.end):
+        same = named and typed if entity.start is None else typed or not named
+        return "duplicate-entity" if same else None
+    if entity.start is None or other.start is None:
+        return None
+    (first, last), (before, after) = entity.span, other.span
+    return "overlapping-entities" if max(first, before) < min(last, after) else None
+
+
 def _odd_characters(token: str) -> str:
-    """The invisible and replacement characters of a token, named; empty where it has none."""
+    """The invisible and replacement characters of a token, named; empty where it has none.
+
+    Where nothing of a token can be seen, all of its characters are named: a variation selector or
+    a combining mark is odd alone, not behind what it changes.
+    """
+    unseen = all(map(_is_unseen, token))
     odd = [
         char
         for char in dict.fromkeys(token)
-        if char in " \ufffd" or (not char.isprintable() and unicodedata.category(char) != "Cn")
+        if unseen
+        or char in " \ufffd"
+        or (not char.isprintable() and unicodedata.category(char) != "Cn")
     ]
     return ", ".join(
         f"U+{ord(char):04X} {unicodedata.name(char, 'control character')}" for char in odd
     )
+
+
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Characters that count as letters or symbols and show nothing: Hangul fillers, the empty Braille
+pattern."""
+
+
+def _is_unseen(char: str) -> bool:
+    """Whether a character shows nothing by itself: space, control, format, mark, blank."""
+    category = unicodedata.category(char)
+    return category[0] in "ZM" or category in ("Cc", "Cf") or char in _BLANKS
 
 
 def _type_conflicts(post_id: str, entities: Iterable[Entity]) -> Iterator[tuple[Entity, str]]:

@@ -37,6 +37,9 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "orphan-inside": ("warning", "an I- tag that continues nothing; it opens an entity"),
     "empty-post": ("warning", "a post without tokens"),
     "post-in-two-splits": ("warning", "one id in two splits"),
+    "no-posts": ("warning", "a file of posts without a post"),
+    "duplicate-entity": ("warning", "an entity whose tokens, or name without place, come twice"),
+    "overlapping-entities": ("warning", "entities that share tokens; BIO cannot hold the second"),
     "type-conflict": ("warning", "one name with several types in one post"),
     "name-differs": ("warning", "an entity whose name is not its tokens joined by spaces"),
     "name-without-tokens": ("warning", "a name that is no run of tokens; kept as it is"),
@@ -53,7 +56,10 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "image-unreadable": ("warning", "a picture that cannot be decoded whole and safely"),
     "image-size-differs": ("warning", "a picture of another size than the XML states"),
     "filename-differs": ("note", "an XML <filename> other than its own name; never used"),
-    "odd-character": ("note", "a zero-width, control or replacement character; kept"),
+    "odd-character": (
+        "note",
+        "a zero-width, control or replacement character, or nothing visible; kept",
+    ),
 }
 """Every kind that `groundling data check` can report, with its severity and meaning."""
 

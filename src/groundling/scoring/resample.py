@@ -106,9 +106,10 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     A fair-coin binomial test on the discordant queries; 1 where there are none. It takes queries
     as independent, which those of one post are not: read it beside the test over posts.
     """
+    from scipy.stats import binomtest
+
     discordant = only_first + only_second
-    tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / (1 << discordant))
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def _swapped_sums(change: Floats, rounds: int, seed: int) -> Floats:
