@@ -56,6 +56,7 @@ def test_absent(form: BoxForm, text: str) -> None:
         ("qwen2-vl", "(10,20),(30,40)"),
         ("qwen2-vl", "<|box_start|>(10,20),(30,40)<|box_end|>"),
         ("bbox-2d", '{"bbox_2d": [10, 20, 30, 40], "label": "x"}'),
+        ("bbox-2d", '```json\n[\n\t{"bbox_2d": [10, 20, 30, 40], "label": "x"}\n]\n```'),
         ("bbox-2d", '[{"bbox_2d": [10, 20, 30, 40]}]'),
         ("bbox-2d", '```json\n[\n{"bbox_2d": [10, 20, 30, 40]}\n]\n```'),
     ],
@@ -157,3 +158,32 @@ def test_field_e2_a_box_after_one_closed_thought_is_read(form: BoxForm, around: 
 @given(text=st.text())
 def test_any_text_is_read(form: BoxForm, text: str) -> None:
     assert isinstance(read_box(text, form), Failure) or text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Neymar(10,20),(30,40)",
+        "the man (on the left) in red(10,20),(30,40)",
+        "Neymar (PER)(10,20),(30,40)",
+        "<|object_ref_start|>Neymar<|object_ref_end|><|box_start|>(10,20),(30,40)<|box_end|>",
+    ],
+)
+def test_field_m10_a_name_may_stand_before_a_qwen2_vl_box(text: str) -> None:
+    assert read_box(text, "qwen2-vl") == NUMBERS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The box is (10,20),(30,40)",
+        "The box:(10,20),(30,40)",
+        "one(1,2),(3,4)two(10,20),(30,40)",
+        "one(1,2),(3,4)\ntwo(10,20),(30,40)",
+        "not there\n(10,20),(30,40)",
+        "Neymar(10,20),(30,40) or so",
+        "Neymar(10,20)",
+    ],
+)
+def test_field_m10_a_sentence_about_a_box_is_none(text: str) -> None:
+    assert isinstance(read_box(text, "qwen2-vl"), Failure)

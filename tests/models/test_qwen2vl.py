@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from PIL import Image
 from stock import inputs, logprob
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from groundling.errors import ImageError, InputError
 from groundling.models import qwen2vl
+from groundling.models.local import LocalWriter, Resources
 from groundling.models.packing import Prompt, Row, answer_logprobs
 from groundling.models.qwen2vl import PictureRules, Qwen2VL, Qwen2VLProcessor, prompt_positions
 
@@ -115,3 +118,36 @@ def test_axes_that_take_turns_equal_the_stock_model(processor):
             ours, _ = answer_logprobs(net, [Row(prompt, (tuple(answer),))])
             stock = logprob(model, processor, query, "the man on the left")
         torch.testing.assert_close(ours.sum(), stock, rtol=1e-5, atol=1e-4)
+
+
+class OtherResize(Qwen2VLImageProcessorPil):
+    """Stands in for a machine whose stock processor resizes otherwise than Pillow's bicubic."""
+
+    def resize(self, image, size, resample, factor, **settings):
+        del resample
+        return super().resize(image, size, Image.Resampling.BILINEAR, factor, **settings)
+
+
+def test_field_m12_pixels_are_those_of_the_machines_stock_processor():
+    """Patches equal its own, and the scores by hand those of the stock forward pass."""
+    size = {"shortest_edge": 28 * 28, "longest_edge": 16 * 28 * 28}
+    processor, other = tiny.processor(), OtherResize(size=size)
+    picture = tiny.picture("odd-4")
+    rules = PictureRules(other)
+    ours = rules.patches([rules.fit(picture)])[0]
+    theirs = other(images=[picture], return_tensors="pt")["pixel_values"]
+    theirs = theirs.view(len(theirs), 3, -1, 14 * 14)[:, :, 0].flatten(1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    pillow = PictureRules(processor.image_processor)
+    assert (ours - pillow.patches([pillow.fit(picture)])[0]).abs().max() > 0.1
+    processor.image_processor = other
+    scores = [
+        LocalWriter.from_parts(
+            tiny.model(),
+            processor,
+            resources=Resources(open_image=tiny.picture, engine=engine, max_pixels=limit),
+        ).score(tiny.QUERIES[3:5], ["the man", "a"])
+        for engine, limit in (("auto", None), ("stock", None), ("auto", 2000), ("stock", 2000))
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert scores[2] == pytest.approx(scores[3], abs=1e-5)

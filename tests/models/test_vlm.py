@@ -56,7 +56,7 @@ def test_what_a_grounder_answers(pictures: dict[str, str], monkeypatch: pytest.M
     assert found[0].box.xyxy == pytest.approx((0, 0, 64, 48 * (high // 2) / high))
     assert found[0].score == pytest.approx(math.exp(-0.5))
     assert found[1] == Failure("the grounder says that nothing is there", "parse", "absent")
-    assert found[2] == Failure("the answer was cut off after 48 tokens", "parse", "cut")
+    assert found[2] == Failure("the answer was cut off after 128 tokens", "parse", "cut")
     assert isinstance(found[3], Failure)
     assert found[3].stage == "parse"
     assert found[4] == torn

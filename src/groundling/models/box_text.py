@@ -8,7 +8,7 @@ code fence.
 | form | an answer |
 |---|---|
 | `list` | `[x1, y1, x2, y2]` |
-| `qwen2-vl` | `(x1,y1),(x2,y2)`, with or without `<|box_start|>` and `<|box_end|>` |
+| `qwen2-vl` | `(x1,y1),(x2,y2)`, perhaps a name directly before it, and box and name tokens |
 | `bbox-2d` | `{"bbox_2d": [x1, y1, x2, y2]}`, alone or as a list of one |
 """
 
@@ -29,8 +29,13 @@ BoxForm = Literal["list", "qwen2-vl", "bbox-2d"]
 
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _LIST = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\.?")
+_NAME = r"(?:<\|object_ref_start\|>)?(?:[^\n(]|\((?!\s*-?\d))*(?<![\s:=])(?:<\|object_ref_end\|>)?"
+"""What a Qwen2-VL writes before a box: the name of what it marks, nothing between the two. A space,
+a colon or another pair of numbers makes it a sentence about a box, which is refused."""
+
 _QWEN2_VL = re.compile(
-    rf"(?:<\|box_start\|>)?\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)(?:<\|box_end\|>)?"
+    rf"(?:{_NAME})?(?:<\|box_start\|>)?"
+    rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)(?:<\|box_end\|>)?"
 )
 _QUOTE = r"""\s*["']?\s*"""
 _TEXT_BOX = re.compile(
@@ -56,6 +61,15 @@ class BoxText:
     form: BoxForm
     convention: Convention
 
+    @property
+    def longest(self) -> int:
+        """Tokens that the longest answer in the form takes, and the sentence for "absent".
+
+        A Qwen repeats in it what it was asked for, up to 64 tokens, and each of its digits is a
+        token: a fenced object with a label takes some 45 beside the label.
+        """
+        return 48 if self.form == "list" else 128
+
     def write(self, box: Box, frame: Frame) -> str:
         """The text of a box in original pixels; what lies outside the picture stops at its edge."""
         x1, y1, x2, y2 = (f"{value:g}" for value in self.convention.from_box(box, frame))
@@ -74,9 +88,10 @@ def read_box(text: str, form: BoxForm) -> list[float] | Failure | None:
     """The four numbers of an answer in the model's own convention; None for "absent".
 
     The whole answer must be in the given form: `list` is `[x1, y1, x2, y2]`, `qwen2-vl` is
-    `(x1,y1),(x2,y2)` with or without its box tokens, `bbox-2d` is one JSON object with `bbox_2d`,
-    alone or as a list of one; a code fence may stand around it. The sentence for "absent" may stand
-    in the quotation marks of A.3. Anything else is a Failure, of a kind that names its shape.
+    `(x1,y1),(x2,y2)` with or without its box tokens and a name before it, `bbox-2d` is one JSON
+    object with `bbox_2d`, alone or as a list of one; a code fence may stand around it. The sentence
+    for "absent" may stand in the quotation marks of A.3. Anything else is a Failure, of a kind that
+    names its shape.
     """
     try:
         answer = unfenced(opened(text))

@@ -94,9 +94,15 @@ def fitted_wh_px(size_wh_px: Size, factor: int, min_pixels: int, max_pixels: int
 
 
 class PictureRules:
-    """How pictures become patches: sizes in pixels, normalisation; read off an image processor."""
+    """How pictures become patches: sizes in pixels, normalisation; read off an image processor.
+
+    Resizing is Pillow's where the processor is the stock one over Pillow. Where it is another, as
+    on a machine with torchvision, the processor itself resizes, so that pixels are those of the
+    stock forward pass on that machine.
+    """
 
     def __init__(self, processor: Any, max_pixels: int | None = None) -> None:
+        self._other = None if type(processor) is Qwen2VLImageProcessorPil else processor
         self.patch_px = int(processor.patch_size)
         self.merge = int(processor.merge_size)
         self.min_pixels = int(processor.size["shortest_edge"])
@@ -109,7 +115,7 @@ class PictureRules:
         self._gain, self._offset = scale / std, mean / std
 
     def fit(self, picture: Image.Image) -> Image.Image:
-        """Resize to whole merged patches within the pixel limits (bicubic, by Pillow).
+        """Resize to whole merged patches within the pixel limits, as the processor does (bicubic).
 
         Raises ImageError where `fitted_wh_px` finds no such size.
         """
@@ -122,7 +128,26 @@ class PictureRules:
             raise ImageError(f"picture of {width}×{height} px: {fault}") from fault
         if (columns, rows) == picture.size:
             return picture
+        if self._other is not None:
+            return self._resized_by(self._other, picture, rows, columns)
         return picture.resize((columns, rows), self._resample)
+
+    def _resized_by(
+        self, processor: Any, picture: Image.Image, rows: int, columns: int
+    ) -> Image.Image:
+        """What a processor makes of a picture but for its normalisation, put together again."""
+        made = processor(
+            images=[picture],
+            size={"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            do_rescale=False,
+            do_normalize=False,
+            return_tensors="pt",
+        )
+        block, patch = self.merge, self.patch_px
+        grid = (rows // (patch * block), columns // (patch * block), block, block)
+        tiles = made["pixel_values"].reshape(*grid, 3, -1, patch, patch)[:, :, :, :, :, 0]
+        pixels = tiles.permute(0, 2, 5, 1, 3, 6, 4).reshape(rows, columns, 3)
+        return Image.fromarray(pixels.float().round().clamp(0, 255).byte().numpy())
 
     def patches(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """N fitted pictures of one size as patches (N, S, 3 · patch²), in merged-block order."""

@@ -24,9 +24,6 @@ from groundling.models.engines import Ask
 from groundling.prompts import ask_for_box, entity_phrase, locate_messages
 from groundling.records import ABSENT, Box, Failure, Grounded, Prediction, Query
 
-_LONGEST = Sampling(temperature=0.0, max_new_tokens=48)
-"""Room for the longest box in any form, and for the sentence that says "absent"."""
-
 
 class _BoxChat:
     """A chat that answers with boxes; its adapter is what trains."""
@@ -34,6 +31,7 @@ class _BoxChat:
     def __init__(self, chat: Chat) -> None:
         self.chat = chat
         self._words = chat.family.box_text
+        self._sampling = Sampling(temperature=0.0, max_new_tokens=self._words.longest)
         self._frames: dict[PictureKey, Frame] = {}
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
@@ -51,7 +49,7 @@ class _BoxChat:
 
     def _read(self, asks: Sequence[Ask]) -> list[tuple[Box | None, float] | Failure]:
         """The greedy answer to each question, a box or "absent", and its probability."""
-        drawn = self.chat.draw(asks, [""] * len(asks), 1, _LONGEST, seed=0)
+        drawn = self.chat.draw(asks, [""] * len(asks), 1, self._sampling, seed=0)
         return [
             row if isinstance(row, Failure) else self._box(ask, row[0])
             for ask, row in zip(asks, drawn, strict=True)
@@ -59,7 +57,7 @@ class _BoxChat:
 
     def _box(self, ask: Ask, said: Said) -> tuple[Box | None, float] | Failure:
         if said.logprob is None:
-            most = _LONGEST.max_new_tokens
+            most = self._sampling.max_new_tokens
             return Failure(f"the answer was cut off after {most} tokens", "parse", "cut")
         box = self._words.read(said.text, self._frame(ask.image))
         return box if isinstance(box, Failure) else (box, math.exp(said.logprob))
