@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +302,51 @@ def test_other_posts_of_the_file_stay(out: Path) -> None:
     answer_posts(POSTS[2:], FakeGrounder(), out, MAKER)
     answer_posts(POSTS[:2], FakeGrounder(), out, MAKER)
     assert read_predictions(out) == WHOLE
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_direct import MAKER, FakeGrounder, NO, bad, pair
+from groundling.direct import answer_posts
+
+class Mortal(FakeGrounder):
+    def answer(self, queries):
+        for count, said in enumerate(super().answer(queries)):
+            if count == int(sys.argv[3]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield said
+
+answer_posts(pair(), Mortal(bad(*sys.argv[4:])), Path(sys.argv[1]), MAKER)
+"""
+NO = Failure("no", "api")
+
+
+def bad(*queries: str) -> dict[str, Prediction | Failure]:
+    return dict.fromkeys(queries, NO)
+
+
+def pair() -> list[Post]:
+    """Two posts of two entities."""
+    return [replace(POSTS[0], id=key) for key in ("0", "1")]
+
+
+@pytest.mark.parametrize("answers", range(4))
+def test_field_r5_a_kill_at_any_answer_ends_in_an_undisturbed_run(out: Path, answers: int) -> None:
+    """First killed while it asks, then, with failures in the file, while it asks again."""
+
+    def killed(after: int, *failing: str) -> None:
+        words = [str(out), str(Path(__file__).parent), str(after), *failing]
+        done = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+        assert done.returncode == -signal.SIGKILL
+
+    killed(answers, "1#0")
+    answer_posts(pair(), FakeGrounder(bad("0#0", "0#1", "1#0")), out, MAKER)
+    left = sum(len(post.entities) for post in pair()) - sum(
+        len(post.predictions) for post in read_predictions(out)
+    )
+    killed(min(answers, left - 1), "1#0")
+    answer_posts(pair(), FakeGrounder(), out, MAKER)
+    assert read_predictions(out) == tuple(replace(WHOLE[0], id=key) for key in ("0", "1"))
+    assert not again_path(out).exists()
