@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from groundling.data.frames import turn_those_with_images
 from groundling.data.gmner import read_gmner
 from groundling.data.jsonl import read_predictions
@@ -75,6 +77,17 @@ class RunRecord:
         return read_predictions(self.path / "predictions" / name / "test.jsonl")
 
 
+_OF_ANOTHER_TYPE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    TemplateError,
+)
+"""What reading and drawing raise where a file holds a value of another type than a run writes."""
+
+
 @contextmanager
 def blaming_record(path: Path) -> Iterator[None]:
     """What a run's files lack, or hold of another type, is told in one line: a RunError."""
@@ -82,7 +95,7 @@ def blaming_record(path: Path) -> Iterator[None]:
         yield
     except GroundlingError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as fault:
+    except _OF_ANOTHER_TYPE as fault:
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
         raise RunError(
             f"{path}: its config.yaml, events.jsonl, metrics.json, rounds or evaluations do not "
