@@ -33,13 +33,14 @@ _NAME = r"(?:<\|object_ref_start\|>)?(?:[^\n(]|\((?!\s*-?\d))*(?<![\s:=])(?:<\|o
 """What a Qwen2-VL writes before a box: the name of what it marks, nothing between the two. A space,
 a colon or another pair of numbers makes it a sentence about a box, which is refused."""
 
-_QWEN2_VL = re.compile(
-    rf"(?:{_NAME})?(?:<\|box_start\|>)?"
-    rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)(?:<\|box_end\|>)?"
+_QWEN2_BOX = re.compile(
+    rf"(?:<\|box_start\|>)?\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)(?:<\|box_end\|>)?"
 )
+"""To be looked for anywhere: without the name, at which a search would start again everywhere."""
+_QWEN2_VL = re.compile(rf"(?:{_NAME})?{_QWEN2_BOX.pattern}")
 _QUOTE = r"""\s*["']?\s*"""
 _TEXT_BOX = re.compile(
-    rf"\[(?=[^\]]*[\"'])(?:{_QUOTE}-?[\d.]+{_QUOTE},){{3}}{_QUOTE}-?[\d.]+{_QUOTE}\]"
+    rf"\[(?=[^\[\]]*[\"'])(?:{_QUOTE}-?[\d.]+{_QUOTE},){{3}}{_QUOTE}-?[\d.]+{_QUOTE}\]"
 )
 _BARE = re.compile(rf"\(?{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\)?\.?")
 _OTHER_LIST = re.compile(r"\[[^\[\]]*\]")
@@ -135,7 +136,7 @@ def _parsed(answer: str) -> object:
 
 def _kind(answer: str) -> str:
     """The shape of an answer that is none in its form."""
-    boxes = len(_LIST.findall(answer)) + len(_QWEN2_VL.findall(answer))
+    boxes = len(_LIST.findall(answer)) + len(_QWEN2_BOX.findall(answer))
     try:
         value = _parsed(answer)
     except ReplyError as fault:
