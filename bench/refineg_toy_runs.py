@@ -19,7 +19,7 @@ from groundling.in_context import InContextGrounding, make_pool
 from groundling.metrics import Floats
 from groundling.models.registry import compute_threads, open_embedders
 from groundling.provenance import provenance
-from groundling.records import SCHEMES, Failure, Mention, Post, PostPrediction
+from groundling.records import SCHEMES, Mention, Post, PostPrediction
 from groundling.refine import Refinery, apply
 from groundling.refineg import run_refineg
 from groundling.report.routing_chart import SHARES
@@ -261,12 +261,7 @@ def _grounded(grounding: Grounding, posts: Sequence[Post], work: Path) -> Floats
     keys = [(post.id, place) for post in posts for place in range(len(gold[post.id]))]
     items = [(post, mention) for post in posts for mention in gold[post.id]]
     located = dict(zip(keys, grounding.locate(items, work).located, strict=True))
-    said = [
-        PostPrediction(key, failure=found)
-        if isinstance(found, Failure)
-        else PostPrediction(key, found)
-        for key, found in predictions_of(posts, gold, located).items()
-    ]
+    said = [*predictions_of(posts, gold, located).values()]
     return isr_counts(judge_posts(align(posts, said)))[:, [0, 2, 3], -1]
 
 

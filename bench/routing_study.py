@@ -78,7 +78,7 @@ def read_tagged(run: Path, source: Path, split: str, scheme: Scheme) -> Tagged:
     if not scores.is_file():
         raise DataError(scores, "is not there yet; `groundling tagger fit` goes on with the run")
     said = {one.id: one for one in read_predictions(path, scheme)}
-    if said.keys() != {post.id for post in posts} or any(one.failure for one in said.values()):
+    if said.keys() != {post.id for post in posts} or not all(one.whole for one in said.values()):
         raise DataError(path, f"does not tag the {len(posts)} posts of {split} of {source}")
     found = {
         key: [Mention(p.start or 0, p.end or 0, p.type, p.score) for p in one.predictions]

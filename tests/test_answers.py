@@ -19,6 +19,7 @@ from groundling.records import (
     Box,
     Entity,
     Expression,
+    FailedEntity,
     Failure,
     Grounded,
     Post,
@@ -164,14 +165,21 @@ def test_predictions_are_gathered_by_post() -> None:
     ]
 
 
-def test_one_failure_silences_its_post() -> None:
-    """A post is a failure as a whole: half of its entities must not pass for all of them."""
+def test_field_r5_one_failure_stands_beside_the_answers_of_its_post() -> None:
     entities = (Entity("Ann", "PER", 0, 1), Entity("Bob", "PER", 1, 2))
     post = Post("p0", ("Ann", "Bob"), entities, "a.jpg")
     gone = Answer(Expression(ABSENT, "writer:x/1"), None)
     for said in ([gone, MUTE], [MUTE, gone]):
         (found,) = predictions_of([post], list(post.queries()), said)
-        assert found == PostPrediction("p0", failure=MUTE)
+        place = said.index(MUTE)
+        lost, other = entities[place], entities[1 - place]
+        assert found == PostPrediction(
+            "p0",
+            (Prediction(other.name, "PER", None, other.start, other.end, ABSENT),),
+            failed=(FailedEntity(lost.name, "PER", MUTE, lost.start, lost.end),),
+        )
+    (found,) = predictions_of([post], list(post.queries()), [MUTE, MUTE])
+    assert found == PostPrediction("p0", failure=MUTE)
 
 
 def test_field_e1_a_writer_that_refuses_is_a_failure_and_not_grounded() -> None:

@@ -82,11 +82,13 @@ def test_a_stopped_run_ends_in_the_same_answers(stop_after: int, tmp_path: Path)
     assert first.score == pytest.approx(0.15)
 
 
-def test_what_fails_is_an_error_record(tmp_path: Path) -> None:
+def test_field_r5_what_fails_is_an_error_beside_answers(tmp_path: Path) -> None:
     noted: list[Any] = []
     said = answers(tmp_path / "a", Fake(failing="1#1"), noted)
     assert count_failures(noted) == (1, 0), "a post without a picture is not asked about"
-    assert said[1] == PostPrediction("1", failure=Failure("torn", "image"))
+    (lost,) = said[1].failed
+    assert (lost.failure, lost.start) == (Failure("torn", "image"), POSTS[1].entities[1].start)
+    assert [one.start for one in said[1].predictions] == [POSTS[1].entities[0].start]
     assert said[3] == PostPrediction("3", failure=NO_PICTURE)
     write_predictions(tmp_path / "p.jsonl", said)
     assert read_predictions(tmp_path / "p.jsonl") == tuple(said)

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,16 @@ from groundling.data.jsonl import read_predictions
 from groundling.direct import again_path, answer_posts, maker_path
 from groundling.errors import DataError, InputError
 from groundling.progress import Progress
-from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction, Query
+from groundling.records import (
+    Box,
+    Entity,
+    FailedEntity,
+    Failure,
+    Post,
+    PostPrediction,
+    Prediction,
+    Query,
+)
 from groundling.scoring import score_isr
 
 BOX = Box(0.5, 1, 8, 9)
@@ -69,18 +82,52 @@ def test_predictions_in_the_order_of_the_posts(out: Path) -> None:
     assert score_isr(POSTS, read_predictions(out), resamples=0).accuracy["all"].percent == 100
 
 
-def test_a_failed_entity_makes_its_post_an_error_record(out: Path) -> None:
+def test_field_r5_a_failed_entity_leaves_the_others_of_its_post(out: Path) -> None:
     grounder = FakeGrounder({"1#1": Failure("HTTP 400: no", "api")})
     done = answer_posts(POSTS, grounder, out, MAKER)
-    failed = PostPrediction("1", failure=Failure("HTTP 400: no", "api"))
+    lost = FailedEntity("Paris", "LOC", Failure("HTTP 400: no", "api"), 1, 2)
+    failed = PostPrediction("1", (Prediction("Ann", "PER", BOX, 0, 1),), failed=(lost,))
     assert read_predictions(out) == (*WHOLE[1:], failed)
+    assert (done.posts, done.boxes, done.absent) == (2, 2, 0)
     assert (done.failed_posts, done.failed) == (1, {"HTTP 400": 1})
+    score = score_isr(POSTS, read_predictions(out), resamples=0)
+    assert (score.accuracy["all"].right, score.unanswered) == (2, 1), "failed is not absent"
 
     again = FakeGrounder()
     done = answer_posts(POSTS, again, out, MAKER)
-    assert sorted(again.asked) == ["1#0", "1#1"]
+    assert again.asked == ["1#1"], "what was answered is not asked about again"
     assert read_predictions(out) == WHOLE
-    assert (done.posts, done.kept) == (1, 2)
+    assert (done.posts, done.kept, done.boxes, done.absent) == (1, 2, 0, 1)
+
+
+def test_field_r5_a_stop_loses_no_entity_that_was_asked_for_again(out: Path) -> None:
+    """Also where its post is not whole yet: it may have one failed entity less than before."""
+    no = Failure("no", "api")
+    names = ("Ann", "Paris", "Ann")
+    entities = tuple(replace(PARIS, name=n, start=i, end=i + 1) for i, n in enumerate(names))
+    posts = [Post(str(number), names, entities, "p.png") for number in range(2)]
+    bad = dict.fromkeys(("0#1", "0#2", "1#1", "1#2"), no)
+    answer_posts(posts, FakeGrounder(bad), out, MAKER)
+    before = read_predictions(out)
+    assert [(len(one.predictions), len(one.failed)) for one in before] == [(1, 2)] * 2
+    stopped, last = FakeGrounder({"0#1": no}, stop_after=3), FakeGrounder()
+    with pytest.raises(InputError):
+        answer_posts(posts, stopped, out, MAKER)
+    assert read_predictions(out) == before, "a file that can be read, no id twice"
+    answer_posts(posts, last, out, MAKER)
+    assert stopped.asked == ["0#2", "0#1", "1#2"]
+    assert sorted(last.asked) == ["0#1", "1#1", "1#2"], "0#2 is kept"
+    assert [[one.start for one in post.predictions] for post in read_predictions(out)] == [
+        [0, 1, 2],
+        [0, 1, 2],
+    ]
+    assert not again_path(out).exists()
+
+
+def test_field_r5_answers_of_another_model_are_not_added_to_a_post(out: Path) -> None:
+    answer_posts(POSTS[:1], FakeGrounder({"1#1": Failure("no", "api")}), out, MAKER)
+    with pytest.raises(DataError, match="was made otherwise"):
+        answer_posts(POSTS[:1], FakeGrounder(), out, {"model": "other"})
 
 
 def test_a_post_without_its_picture_is_an_error_record(out: Path) -> None:
@@ -125,14 +172,14 @@ def test_an_error_record_stays_until_its_post_is_answered(out: Path) -> None:
 
     on_disk: list[list[str]] = []
     answer_posts(POSTS, Watched({"3#0": Failure("still no", "api")}), out, MAKER)
-    assert on_disk == [["3", "1"]] * 4, "the file is put into order once, at the end"
+    assert on_disk == [["3", "1"]] * 3, "the file is put into order once, at the end"
     assert failed(out) == ["3"]
     assert read_predictions(out)[-1].failure == Failure("still no", "api")
 
 
 def failed(out: Path) -> list[str]:
-    """The posts that the file holds error records of."""
-    return [one.id for one in read_predictions(out) if one.failure is not None]
+    """The posts of the file that failed, wholly or in part."""
+    return [one.id for one in read_predictions(out) if not one.whole]
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": "1", "enti'])
@@ -255,3 +302,51 @@ def test_other_posts_of_the_file_stay(out: Path) -> None:
     answer_posts(POSTS[2:], FakeGrounder(), out, MAKER)
     answer_posts(POSTS[:2], FakeGrounder(), out, MAKER)
     assert read_predictions(out) == WHOLE
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_direct import MAKER, FakeGrounder, NO, bad, pair
+from groundling.direct import answer_posts
+
+class Mortal(FakeGrounder):
+    def answer(self, queries):
+        for count, said in enumerate(super().answer(queries)):
+            if count == int(sys.argv[3]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield said
+
+answer_posts(pair(), Mortal(bad(*sys.argv[4:])), Path(sys.argv[1]), MAKER)
+"""
+NO = Failure("no", "api")
+
+
+def bad(*queries: str) -> dict[str, Prediction | Failure]:
+    return dict.fromkeys(queries, NO)
+
+
+def pair() -> list[Post]:
+    """Two posts of two entities."""
+    return [replace(POSTS[0], id=key) for key in ("0", "1")]
+
+
+@pytest.mark.parametrize("answers", range(4))
+def test_field_r5_a_kill_at_any_answer_ends_in_an_undisturbed_run(out: Path, answers: int) -> None:
+    """First killed while it asks, then, with failures in the file, while it asks again."""
+
+    def killed(after: int, *failing: str) -> None:
+        words = [str(out), str(Path(__file__).parent), str(after), *failing]
+        done = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+        assert done.returncode == -signal.SIGKILL
+
+    killed(answers, "1#0")
+    answer_posts(pair(), FakeGrounder(bad("0#0", "0#1", "1#0")), out, MAKER)
+    left = sum(len(post.entities) for post in pair()) - sum(
+        len(post.predictions) for post in read_predictions(out)
+    )
+    killed(min(answers, left - 1), "1#0")
+    answer_posts(pair(), FakeGrounder(), out, MAKER)
+    assert read_predictions(out) == tuple(replace(WHOLE[0], id=key) for key in ("0", "1"))
+    assert not again_path(out).exists()

@@ -89,7 +89,7 @@ def test_triples_in_the_order_of_the_posts(posts: list[Post], tmp_path: Path) ->
     assert (counts.right, counts.predicted, counts.gold) == (2, 3, 2)
 
 
-def test_failures_are_records_and_the_same_call_mends_them(
+def test_field_r5_failures_stand_beside_answers_and_the_same_call_mends_them(
     posts: list[Post], tmp_path: Path
 ) -> None:
     out = tmp_path / "said.jsonl"
@@ -100,12 +100,16 @@ def test_failures_are_records_and_the_same_call_mends_them(
     assert (told.posts, told.failed_posts) == (1, 2)
     assert told.failed == {"timeout": 1, "too long": 1}
     said = {one.id: one for one in read_predictions(out)}
-    assert said["a"].failure == Failure("timeout: 3 s", "api")
+    assert [one.name for one in said["a"].predictions] == ["Ann"]
+    assert [(one.name, one.failure) for one in said["a"].failed] == [
+        ("Ben", Failure("timeout: 3 s", "api"))
+    ]
+    assert (told.boxes, told.absent) == (1, 0)
     assert said["c"].failure == Failure("too long", "tag")
     assert said["b"].failure is None
 
     assert find_triples(posts, NameTagger(), isr(), out, "names", quiet=True).failed_posts == 0
-    assert [one.failure for one in read_predictions(out)] == [None] * 3
+    assert all(one.whole for one in read_predictions(out))
 
 
 def test_what_is_known_is_not_computed_again(posts: list[Post], tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ def test_the_none_rows_need_no_pictures(posts: list[Post], tmp_path: Path) -> No
     told = find_triples(bare, NameTagger(), NoGrounding(), tmp_path / "x.jsonl", "n", quiet=True)
     assert (told.posts, told.boxes, told.absent) == (3, 0, 3)
     told = find_triples(bare, NameTagger(), isr(), tmp_path / "y.jsonl", "n", quiet=True)
-    assert told.failed == {"the picture cannot be used": 2}
+    assert told.failed == {"the picture cannot be used": 3}
 
 
 class Sceptic:

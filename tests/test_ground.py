@@ -206,7 +206,7 @@ def test_a_run_whose_grounder_was_not_tuned_uses_the_published_one(
         ),
         (
             lambda run: (run / "writer/round-1/adapter_config.json").write_text("{"),
-            "its writer of round 1",
+            "writer/round-1: adapter_config.json cannot be read",
         ),
         (lambda run: (run / "config.yaml").write_text("a: ["), "config.yaml"),
     ],

@@ -181,7 +181,7 @@ def test_the_second_may_be_preferred(tmp_path: Path) -> None:
     assert not agree(Box(0, 0, 2, 1), Box(1, 0, 2, 1)), "IoU of exactly 0.5 does not agree"
 
 
-def test_predictions_carry_spans_and_a_failure_takes_its_post(posts: list[Post]) -> None:
+def test_field_r5_predictions_carry_spans_and_failures_stand_beside_them(posts: list[Post]) -> None:
     mentions = mentions_of(posts[:2])
     located: dict[tuple[str, int], Located | Failure] = {
         ("p0", 0): Located(BOX, "the man", 0.5),
@@ -190,11 +190,14 @@ def test_predictions_carry_spans_and_a_failure_takes_its_post(posts: list[Post])
         ("p1", 1): FAILED,
     }
     found = predictions_of(posts[:2], mentions, located)
-    assert found["p0"] == (
+    assert found["p0"].predictions == (
         Prediction("Ann", "PER", BOX, 0, 1, "the man", 0.5),
         Prediction("Old Club", "ORG", None, 3, 5),
     )
-    assert found["p1"] == FAILED
+    assert found["p0"].whole
+    (answered,), (lost,) = found["p1"].predictions, found["p1"].failed
+    assert (answered.box, lost.failure, found["p1"].failure) == (BOX, FAILED, None)
+    assert (lost.start, lost.end) == (mentions["p1"][1].start, mentions["p1"][1].end)
 
 
 # ---------------------------------------------------------------------------- solved examples

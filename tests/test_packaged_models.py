@@ -10,6 +10,7 @@ from PIL import Image
 
 from groundling import EntityAnswer, EntityFailure, EntityGrounder
 from groundling.cli import main
+from groundling.gmner import Told, ground_posts
 from groundling.grounding_ways import open_isr
 from groundling.models.registry import packaged
 from groundling.records import Failure, Mention, Post
@@ -111,3 +112,18 @@ def test_field_m11_gmner_gives_no_answer_about_a_stranger(tmp_path: Path, photo:
     assert not isinstance(known, Failure)
     assert isinstance(stranger, Failure)
     assert stranger.kind == "unknown-name"
+
+
+def test_field_r5_a_stranger_does_not_cost_its_post(tmp_path: Path, photo: str) -> None:
+    post = Post("p", ("Mara", "Quill", "met", "Eileen", "Collins"), (), photo)
+    mentions = {"p": [Mention(0, 2, "PER", 0.9), Mention(3, 5, "PER", 0.9)]}
+    told = Told()
+    (said,) = ground_posts(
+        [post], mentions, {}, open_isr(None), tmp_path / "work", told, quiet=True
+    )
+    assert [one.name for one in said.predictions] == ["Mara Quill"]
+    assert [(one.name, one.failure.kind) for one in said.failed] == [
+        ("Eileen Collins", "unknown-name")
+    ]
+    assert (told.posts, told.failed_posts, told.boxes + told.absent) == (0, 1, 1)
+    assert not told.complete

@@ -13,11 +13,11 @@ from written_run import NAMES, RIGHT, write_run
 
 from groundling.errors import RunError
 from groundling.preferences import DropReason
-from groundling.records import Box
+from groundling.records import Box, Entity, FailedEntity, Failure, Post, PostPrediction, Prediction
 from groundling.report import write_report
-from groundling.report.gallery import Side
+from groundling.report.gallery import Side, _sides
 from groundling.report.line_chart import common_range
-from groundling.report.record import read_record
+from groundling.report.record import Gold, read_record
 from groundling.report.tables import duration, stage_seconds, time_table
 from groundling.report.verdict import Contrast, judge_run, p_words, points
 
@@ -366,3 +366,14 @@ def test_every_stage_is_in_the_charts(page: Page) -> None:
     overall = next(word for word in words if word and word.startswith("All queries"))
     assert overall.count("SFT 21.4") == 1
     assert len(NAMES) - 1 == len(re.findall(r"(SFT|\b\d) \d+\.\d", overall.split(". ")[1]))
+
+
+def test_field_r5_the_gallery_tells_why_an_entity_has_no_answer() -> None:
+    ann, bo = Entity("Ann", "PER", 0, 1), Entity("Bo", "ORG", 1, 2)
+    post = Post("p1", ("Ann", "Bo"), (ann, bo), "a.png")
+    lost = FailedEntity("Bo", "ORG", Failure("an apology", "answer", "refused"), 1, 2)
+    half = PostPrediction("p1", (Prediction("Ann", "PER", None, 0, 1),), failed=(lost,))
+    sides = _sides(Gold((post,)), [half])
+    assert (sides["p1#0"].right, sides["p1#0"].absent) == (True, True)
+    assert (sides["p1#1"].right, sides["p1#1"].absent) == (False, False)
+    assert sides["p1#1"].failure == "an apology"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from groundling.config import Optimiser
 from groundling.errors import RunError
@@ -116,6 +117,32 @@ def test_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
     assert not (tmp_path / "slow").exists()  # 20 seconds never passed
     fit(net, net.loss, EXAMPLES, OPTIMISER, seed=5, checkpoint=Checkpoint(tmp_path / "c", 0.0))
     assert len(final_state(tmp_path / "c")["losses"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("losses", None),
+        ("losses", torch.zeros(2, 2, dtype=torch.float64)),
+        ("adamw/step/first", None),
+        ("adamw/exp_avg/first", None),
+        ("adamw/exp_avg_sq/first", torch.zeros(7)),
+        ("rng/cpu", torch.zeros(3, dtype=torch.uint8)),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_part_is_told_in_one_line(
+    name: str, other: torch.Tensor | None, tmp_path: Path
+) -> None:
+    trained(tmp_path / "c", Net())
+    with safe_open(tmp_path / "c", "pt") as stored:
+        told = stored.metadata()
+    tensors = load_file(tmp_path / "c")
+    assert tensors.pop(name) is not None
+    if other is not None:
+        tensors[name] = other
+    save_file(tensors, tmp_path / "c", metadata=told)
+    with pytest.raises(RunError, match=r"the checkpoint has no .*delete it to start over"):
+        trained(tmp_path / "c", Net())
 
 
 def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:

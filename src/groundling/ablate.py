@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -236,5 +236,5 @@ def compare_pooled(
         for outcome, name, kept in zip(pair, names, answers, strict=True):
             stage = outcome.stage(name)["name"]
             for said in read_predictions(outcome.folder / f"predictions/{stage}/test.jsonl"):
-                kept.append(PostPrediction(f"{seed}/{said.id}", said.predictions, said.failure))
+                kept.append(replace(said, id=f"{seed}/{said.id}"))
     return compare_isr(posts, answers[0], answers[1])

@@ -16,7 +16,9 @@ from groundling.progress import Progress
 from groundling.records import (
     NO_PICTURE,
     Box,
+    Entity,
     Expression,
+    FailedEntity,
     Failure,
     Grounded,
     Post,
@@ -122,35 +124,28 @@ def answer_queries(
 def predictions_of(
     posts: Sequence[Post], queries: Sequence[Query], answers: Sequence[Answer | Failure]
 ) -> list[PostPrediction]:
-    """Answers gathered by post. A post with a failure among its entities is a failure.
+    """Answers gathered by post, failures beside them.
 
-    Posts that were not asked (their picture is missing) are failures too: never "absent".
+    Entities that were not asked about (their picture is missing) failed: never "absent".
     """
     by_query = dict(zip((query.id for query in queries), answers, strict=True))
-    found = []
-    for post in posts:
-        rows = [by_query.get(query.id) for query in post.queries()]
-        failure = next((row for row in rows if isinstance(row, Failure)), None)
-        if any(row is None for row in rows):
-            failure = NO_PICTURE
-        if failure is not None:
-            found.append(PostPrediction(post.id, failure=failure))
-            continue
-        predictions = tuple(
-            Prediction(
-                entity.name,
-                entity.type,
-                row.box,
-                entity.start,
-                entity.end,
-                row.expression.text,
-                row.score,
-            )
-            for entity, row in zip(post.entities, rows, strict=True)
-            if isinstance(row, Answer)
+    return [
+        PostPrediction.of(
+            post.id,
+            (
+                _of_entity(entity, by_query.get(query.id, NO_PICTURE))
+                for query, entity in zip(post.queries(), post.entities, strict=True)
+            ),
         )
-        found.append(PostPrediction(post.id, predictions))
-    return found
+        for post in posts
+    ]
+
+
+def _of_entity(entity: Entity, said: Answer | Failure) -> Prediction | FailedEntity:
+    name, kind, start, end = entity.name, entity.type, entity.start, entity.end
+    if isinstance(said, Failure):
+        return FailedEntity(name, kind, said, start, end)
+    return Prediction(name, kind, said.box, start, end, said.expression.text, said.score)
 
 
 def _said(words: Expression) -> Expression | Failure:

@@ -1,10 +1,11 @@
 """Direct grounding (ISR Table 1): a model is asked for the boxes themselves, post by post.
 
 Writes predictions that `groundling score --rule isr` reads, and goes on where it stopped. A post
-is on the disk as soon as its last entity is answered. A post of which one entity failed is an
-error record, never an answer, and is asked again by the next run, after the posts that were never
-asked about; until it is answered its record stays. In the end error records stand behind all
-answers, those that were asked longest ago first.
+is on the disk as soon as its last entity has an outcome. An entity that failed is an error, never
+an answer, beside the answers of its post; where none was answered the post is an error record. The
+next run asks about failed entities alone, after the posts that were never asked about; until they
+are answered their errors stay. In the end posts with errors stand behind all others, those that
+were asked about longest ago first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from groundling.errors import DataError
 from groundling.journal import Journal
 from groundling.models.base import DirectGrounder
 from groundling.progress import Progress
-from groundling.records import NO_PICTURE, Failure, Post, PostPrediction, Prediction, Query
+from groundling.records import (
+    NO_PICTURE,
+    FailedEntity,
+    Failure,
+    Post,
+    PostPrediction,
+    Prediction,
+    Query,
+)
 from groundling.strict_json import parse_json
 
 
@@ -32,9 +41,9 @@ class Answered:
     """What a run of direct grounding did."""
 
     posts: int = 0
-    """Posts answered in this run."""
+    """Posts answered in this run: none of their entities is an error."""
     kept: int = 0
-    """Posts that the file held answers to before."""
+    """Posts that the file held all answers to before."""
     left: int = 0
     """Posts that the limit left for another run."""
     boxes: int = 0
@@ -42,7 +51,7 @@ class Answered:
     absent: int = 0
     """Entities said to be absent in this run."""
     failed_posts: int = 0
-    """Posts that are error records now."""
+    """Posts that are error records now, or hold an error."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failures by kind, in entities asked about."""
 
@@ -88,7 +97,7 @@ def answer_posts(
                 _take_over(again, held, failed)
                 journal.replace(map(prediction_line, (*held.values(), *failed.values())))
             again.unlink()
-        _claim(out, maker, empty=not held)
+        _claim(out, maker, empty=not held and all(item.silent for item in failed.values()))
         wanted = [post for post in posts if post.id not in held]
         age = {key: place for place, key in enumerate(failed, start=1)}
         wanted.sort(key=lambda post: age.get(post.id, 0))
@@ -99,12 +108,13 @@ def answer_posts(
         summary.kept = len(posts) - len(wanted)
         summary.left = len(wanted) - len(asked)
         redone: Journal | None = None
-        for item in _answered(asked, grounder, summary, progress):
+        for item in _answered(asked, dict(failed), grounder, summary, progress):
             before = failed.pop(item.id, None)
-            (held if item.failure is None else failed)[item.id] = item
+            (held if item.whole else failed)[item.id] = item
             if before is None:
                 journal.append(prediction_line(item))
-            elif item.failure is None:  # no id may come twice in the file itself
+            elif item.whole or len(item.predictions) > len(before.predictions):
+                # no id may come twice in the file itself
                 redone = redone or opened.enter_context(Journal(again))
                 redone.append(prediction_line(item))
         write_predictions(out, [*_in_order(posts, held), *failed.values()])
@@ -128,15 +138,15 @@ def _take_over(
     Journal(again).close()  # cuts off what the kill left half written
     for item in read_predictions(again):
         failed.pop(item.id, None)
-        held[item.id] = item
+        (held if item.whole else failed)[item.id] = item
 
 
 def _held(out: Path) -> tuple[dict[str, PostPrediction], dict[str, PostPrediction]]:
-    """The answers of the file, and its error records, by the ids of posts."""
+    """The posts of the file that are answered, and those with errors, by their ids."""
     there = read_predictions(out)
     return (
-        {item.id: item for item in there if item.failure is None},
-        {item.id: item for item in there if item.failure is not None},
+        {item.id: item for item in there if item.whole},
+        {item.id: item for item in there if not item.whole},
     )
 
 
@@ -159,30 +169,54 @@ def _claim(out: Path, maker: Mapping[str, object], empty: bool) -> None:
 
 def _answered(
     posts: Sequence[Post],
+    before: Mapping[str, PostPrediction],
     grounder: DirectGrounder,
     summary: Answered,
     progress: Progress | None,
 ) -> Iterator[PostPrediction]:
-    """Each post once all of its entities are answered."""
+    """Each post once all of its entities have an outcome; answers of `before` are taken over."""
     queries: list[tuple[int, int, Query]] = []
     rows: list[list[Prediction | Failure | None]] = []
     for place, post in enumerate(posts):
-        rows.append([None] * len(post.entities))
-        if post.image is None and post.entities:
-            rows[place] = [NO_PICTURE] * len(post.entities)
-            if progress is not None:
-                progress.skip(len(post.entities))
-        if None in rows[place]:
-            queries += [(place, index, query) for index, query in enumerate(post.queries())]
-        else:
-            yield _gathered(post, rows[place], summary)
+        row = _known(post, before.get(post.id))
+        if post.image is None:
+            summary.failed[kind_of(NO_PICTURE)] += row.count(None)
+            row = [said or NO_PICTURE for said in row]
+        left = [index for index, said in enumerate(row) if said is None]
+        if progress is not None:
+            progress.skip(len(row) - len(left))
+        rows.append(row)
+        asked = list(post.queries())
+        queries += [(place, index, asked[index]) for index in left]
+        if not left:
+            yield _gathered(post, row, summary)
     for number, said in grounder.answer([query for _, _, query in queries]):
         place, index, _ = queries[number]
         rows[place][index] = said
+        _count(said, summary)
         if progress is not None:
             progress.advance()
         if None not in rows[place]:
             yield _gathered(posts[place], rows[place], summary)
+
+
+def _known(post: Post, before: PostPrediction | None) -> list[Prediction | Failure | None]:
+    """The answers that a post's entities had before; None for those to ask about."""
+    answers = list(before.predictions if before is not None else ())
+    row: list[Prediction | Failure | None] = []
+    for entity in post.entities:
+        key = (entity.name, entity.type, entity.start, entity.end)
+        keys = [(said.name, said.type, said.start, said.end) for said in answers]
+        row.append(answers.pop(keys.index(key)) if key in keys else None)
+    return row
+
+
+def _count(said: Prediction | Failure, summary: Answered) -> None:
+    if isinstance(said, Failure):
+        summary.failed[kind_of(said)] += 1
+    else:
+        summary.boxes += said.box is not None
+        summary.absent += said.box is None
 
 
 def _gathered(
@@ -190,24 +224,22 @@ def _gathered(
 ) -> PostPrediction:
     """What is said of a post, counted."""
     item = gathered(post, row)
-    summary.failed.update(kind_of(said) for said in row if isinstance(said, Failure))
-    if item.failure is not None:
-        return item
-    summary.posts += 1
-    summary.boxes += sum(one.box is not None for one in item.predictions)
-    summary.absent += sum(one.box is None for one in item.predictions)
+    summary.posts += item.whole
     return item
 
 
 def gathered(post: Post, row: Sequence[Prediction | Failure | None]) -> PostPrediction:
-    """The answers to a post's entities, in order, or the first failure among them."""
-    failure = next((said for said in row if isinstance(said, Failure)), None)
-    predictions = tuple(
-        replace(said, start=entity.start, end=entity.end)
-        for entity, said in zip(post.entities, row, strict=True)
-        if isinstance(said, Prediction)
+    """What came of a post's entities, in order."""
+    return PostPrediction.of(
+        post.id,
+        (
+            FailedEntity(entity.name, entity.type, said, entity.start, entity.end)
+            if isinstance(said, Failure)
+            else replace(said, start=entity.start, end=entity.end)
+            for entity, said in zip(post.entities, row, strict=True)
+            if said is not None
+        ),
     )
-    return PostPrediction(post.id, predictions if failure is None else (), failure)
 
 
 def _in_order(posts: Sequence[Post], held: dict[str, PostPrediction]) -> list[PostPrediction]:

@@ -3,8 +3,8 @@
     posts → mentions → mentions refined where uncertain → boxes → predictions
 
 What is found out on the way is kept in a folder beside the predictions, `NAME.work/`: the same call
-goes on where a stopped one was, and asks again for what failed. A post of which a mention could not
-be grounded, or which could not be tagged, is an error record: never an empty answer.
+goes on where a stopped one was, and asks again for what failed. A mention that
+could not be grounded, and a post that could not be tagged, is an error record: never an answer.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Told:
     """What a call of `find_triples` found, over all posts."""
 
     posts: int = 0
-    """Posts with an answer, be it an empty one."""
+    """Posts in which nothing failed, those without mentions too."""
     boxes: int = 0
     """Mentions with a box."""
     absent: int = 0
     """Mentions that are not in their picture."""
     failed_posts: int = 0
-    """Posts that are error records."""
+    """Posts that are error records or hold one."""
     failed: Counter[str] = field(default_factory=Counter)
-    """Their reasons by kind."""
+    """Failed mentions, and posts that were not tagged, by kind."""
     lost: list[Failure] = field(default_factory=list)
     """Why one of two ways gave no answer, for each mention that the other one grounded alone."""
     outcomes: list[Located | Failure] = field(default_factory=list)
@@ -134,9 +134,15 @@ def ground_posts(
     told.outcomes, told.left_out = found.outcomes, len(found.left_out)
     grounded = [one for one in found.located if isinstance(one, Located)]
     told.lost = [one.lost for one in grounded if one.lost is not None]
-    triples = predictions_of(answered, mentions, dict(zip(keys, found.located, strict=True)))
-    said = {**triples, **failures}
-    return [_record(post.id, said[post.id], told) for post in posts]
+    lost = [*failures.values(), *(one for one in found.located if isinstance(one, Failure))]
+    told.failed.update(map(kind_of, lost))
+    said = predictions_of(answered, mentions, dict(zip(keys, found.located, strict=True)))
+    said |= {key: PostPrediction(key, failure=why) for key, why in failures.items()}
+    told.posts = sum(one.whole for one in said.values())
+    told.failed_posts = len(said) - told.posts
+    told.boxes = sum(one.box is not None for one in grounded)
+    told.absent = len(grounded) - told.boxes
+    return [said[post.id] for post in posts]
 
 
 def tag_posts(
@@ -162,15 +168,3 @@ def _refined(
 ) -> tuple[dict[str, list[Mention]], list[Asked]]:
     with Progress("refining", unit="mentions", quiet=quiet) as progress:
         return refine(how.refinery, posts, mentions, how.routing, progress)
-
-
-def _record(post_id: str, said: tuple[Any, ...] | Failure, told: Told) -> PostPrediction:
-    """A post's line, counted."""
-    if isinstance(said, Failure):
-        told.failed_posts += 1
-        told.failed[kind_of(said)] += 1
-        return PostPrediction(post_id, failure=said)
-    told.posts += 1
-    told.boxes += sum(one.box is not None for one in said)
-    told.absent += sum(one.box is None for one in said)
-    return PostPrediction(post_id, said)

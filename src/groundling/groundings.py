@@ -20,9 +20,11 @@ from groundling.records import (
     NO_PICTURE,
     Box,
     EntityType,
+    FailedEntity,
     Failure,
     Mention,
     Post,
+    PostPrediction,
     Prediction,
     Query,
 )
@@ -210,26 +212,25 @@ def predictions_of(
     posts: Sequence[Post],
     mentions: Mapping[str, Sequence[Mention]],
     located: Mapping[tuple[str, int], Located | Failure],
-) -> dict[str, tuple[Prediction, ...] | Failure]:
-    """Each post's triples, or the first failure among its mentions."""
-    found: dict[str, tuple[Prediction, ...] | Failure] = {}
-    for post in posts:
-        row = [located[post.id, place] for place in range(len(mentions[post.id]))]
-        failure = next((one for one in row if isinstance(one, Failure)), None)
-        found[post.id] = failure or tuple(
-            Prediction(
-                name_of(post, mention),
-                mention.type,
-                one.box,
-                mention.start,
-                mention.end,
-                one.expression,
-                one.score,
-            )
-            for mention, one in zip(mentions[post.id], row, strict=True)
-            if isinstance(one, Located)
+) -> dict[str, PostPrediction]:
+    """Each post's triples, and its mentions that failed."""
+    return {
+        post.id: PostPrediction.of(
+            post.id,
+            (
+                _of_mention(post, mention, located[post.id, place])
+                for place, mention in enumerate(mentions[post.id])
+            ),
         )
-    return found
+        for post in posts
+    }
+
+
+def _of_mention(post: Post, mention: Mention, one: Located | Failure) -> Prediction | FailedEntity:
+    name, kind, start, end = name_of(post, mention), mention.type, mention.start, mention.end
+    if isinstance(one, Failure):
+        return FailedEntity(name, kind, one, start, end)
+    return Prediction(name, kind, one.box, start, end, one.expression, one.score)
 
 
 def name_of(post: Post, mention: Mention) -> str:

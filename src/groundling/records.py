@@ -340,12 +340,47 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedEntity:
+    """An entity that was asked about and not answered, and why; never read as "absent"."""
+
+    name: str
+    type: EntityType
+    failure: Failure
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PostPrediction:
-    """All that a system says of one post: its predictions, or the failure that kept it silent."""
+    """All that a system says of one post: its predictions, or the failure that kept it silent.
+
+    `failed` holds the entities of an answered post that have no answer.
+    """
 
     id: str
     predictions: tuple[Prediction, ...] = ()
     failure: Failure | None = None
+    failed: tuple[FailedEntity, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing in it failed."""
+        return self.failure is None and not self.failed
+
+    @property
+    def silent(self) -> bool:
+        """Whether it answers nothing because something failed."""
+        return not self.whole and (self.failure is not None or not self.predictions)
+
+    @classmethod
+    def of(cls, post_id: str, outcomes: Iterable[Prediction | FailedEntity]) -> PostPrediction:
+        """What came of a post's entities; a failure of the post where none of them was answered."""
+        rows = list(outcomes)
+        answers = tuple(row for row in rows if isinstance(row, Prediction))
+        failed = tuple(row for row in rows if isinstance(row, FailedEntity))
+        if failed and not answers:
+            return cls(post_id, failure=failed[0].failure)
+        return cls(post_id, answers, failed=failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,14 +82,21 @@ def judged_row(
 def refuse_losses(rows: Sequence[list[Expression] | Failure], tolerate: float, stage: str) -> None:
     """Raise RunError where more than a share `tolerate` of the queries failed at an endpoint.
 
-    Such failures pass, unlike a picture that cannot be read, so the stage is better run again.
+    Such failures pass, unlike a picture that cannot be read, so the stage is better run again. So
+    too where nothing was drawn at all, for whatever reason.
     """
-    lost = [row for row in rows if isinstance(row, Failure) and row.stage in PASSING]
+    failed = [row for row in rows if isinstance(row, Failure)]
+    lost = [row for row in failed if row.stage in PASSING]
     if len(lost) > tolerate * len(rows):
         raise RunError(
             f"{stage}: {len(lost)} of {len(rows)} prompts failed at the endpoint, first: "
             f"{lost[0].reason}; run again to ask for these alone, or raise sampler.tolerate "
             f"({tolerate:g})"
+        )
+    if failed and len(failed) == len(rows):
+        raise RunError(
+            f"{stage}: none of {len(rows)} prompts got an expression, first: {failed[0].reason}; "
+            "see to what draws them and run again"
         )
 
 

@@ -243,6 +243,9 @@ def _fingerprint(optimiser: Optimiser, seed: int, count: int, paces: Mapping[str
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+
+
 class _State:
     """All that changes during a fit: parameters, AdamW's moments, losses, random generators."""
 
@@ -346,6 +349,8 @@ class _State:
                 f"{path}: the checkpoint belongs to another fit (other settings, seed, examples "
                 "or parameters); delete it to start over"
             )
+        if lacking := self._lacking(tensors):
+            raise RunError(f"{path}: the checkpoint has no {lacking}; delete it to start over")
         self._take(tensors)
         torch.manual_seed(_stream(seed, self._team.rank, len(self.losses)))  # if none was stored
         for device, stream in self._generators().items():
@@ -355,13 +360,33 @@ class _State:
             else:
                 torch.cuda.set_rng_state(stored_stream, device)
 
+    def _lacking(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        """The first part of a whole checkpoint that is missing or of another shape, else empty."""
+        losses = tensors.get("losses")
+        if losses is None or losses.ndim != 1 or losses.dtype != torch.float64:
+            return "list of losses"
+        for name, parameter in self.parameters.items():
+            stored = {key: tensors.get(f"adamw/{key}/{name}") for key in _MOMENTS}
+            if all(one is None for one in stored.values()):
+                continue  # it never had a gradient
+            for key, one in stored.items():
+                shape = () if key == "step" else tuple(parameter.shape)
+                if one is None or tuple(one.shape) != shape:
+                    return f"adamw/{key}/{name} of shape {shape}"
+        for device, stream in self._generators().items():
+            place = _stream_name(self._team.rank, device)
+            told = tensors.get(place, stream)
+            if (told.shape, told.dtype) != (stream.shape, stream.dtype):
+                return place
+        return ""
+
     def _take(self, tensors: dict[str, torch.Tensor]) -> None:
         self.losses = tensors["losses"].tolist()
         for name, parameter in self.parameters.items():
             fill(parameter, tensors[f"parameter/{name}"])
             moments = {
                 key: tensors[f"adamw/{key}/{name}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                for key in _MOMENTS
                 if f"adamw/{key}/{name}" in tensors
             }
             if moments:  # a parameter that never had a gradient has none

@@ -30,6 +30,7 @@ from groundling.records import (
     Box,
     Entity,
     Expression,
+    FailedEntity,
     Failure,
     Post,
     PostPrediction,
@@ -437,3 +438,34 @@ def test_a_flat_gold_box_is_not_written(path: Path) -> None:
     with pytest.raises(InputError, match=r"'p1' cannot be written: .*xmax = xmin"):
         write_posts(path, [Post("p1", ("a",), (flat,))])
     assert not path.exists()
+
+
+def test_field_r5_an_entity_that_failed_stands_beside_the_answers(path: Path) -> None:
+    ann = Prediction("Ann", "PER", Box(1, 2, 3, 4), 0, 1)
+    why = Failure("an apology", "answer", "refused")
+    lost = (FailedEntity("Bo", "MISC", why, 2, 3), FailedEntity("Cy", "PER", why))
+    said = (PostPrediction("p1", (ann,), failed=lost), PostPrediction("p2", failed=lost[:1]))
+    write_predictions(path, said)
+    assert read_predictions(path) == said
+    assert json.loads(path.read_text().splitlines()[0])["entities"][1:] == [
+        {"name": "Bo", "type": "MISC", "start": 2, "end": 3, "error": why.to_json()},
+        {"name": "Cy", "type": "PER", "error": why.to_json()},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"box": None, "error": {"reason": "r", "stage": "s"}}, "either 'box' or 'error'"),
+        ({"error": None}, "box: missing"),
+        ({"error": {"reason": "r"}}, "stage: missing"),
+        ({"error": {"reason": "r", "stage": "s"}, "start": 1}, "both 'start' and 'end'"),
+    ],
+)
+def test_field_r5_an_entity_is_answered_or_failed(
+    path: Path, keys: dict[str, object], wanted: str
+) -> None:
+    entity = {"name": "Ann", "type": "PER", **keys}
+    path.write_text(json.dumps({"id": "p1", "entities": [entity]}) + "\n")
+    with pytest.raises(DataError, match=wanted):
+        read_predictions(path)

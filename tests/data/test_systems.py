@@ -21,6 +21,7 @@ from groundling.records import (
     UNPLACED,
     Box,
     Entity,
+    FailedEntity,
     Failure,
     Post,
     PostPrediction,
@@ -205,3 +206,18 @@ def test_unknown_types_are_kept_where_asked(posts: Path, tmp_path: Path, data_co
     assert not out.exists()
     assert data_command(*words, "--keep-unknown-types").code == 0
     assert read_predictions(out, keep_unknown=True)[0].predictions[0].type == "county"
+
+
+def test_field_r5_failed_entities_are_counted_and_left_out_of_the_tasks_format(
+    posts: Path, tmp_path: Path, data_command: Any
+) -> None:
+    pred, out = tmp_path / "pred.jsonl", tmp_path / "out.json"
+    lost = FailedEntity("Lee", "PER", Failure("timeout", "api"))
+    half = PostPrediction("p1", (ANN,), failed=(lost,))
+    write_predictions(pred, [half, PostPrediction("p3", failed=(lost,))])
+    words = ("--from", "jsonl", "--to", "ccks", "--posts", posts)
+    done = data_command("convert-predictions", pred, out, *words)
+    assert done.out.startswith("2 posts, 1 entities, 2 error records")
+    assert "2 error records are left out" in done.err
+    written = json.loads(out.read_text())
+    assert [(key, len(rows)) for key, rows in written.items()] == [("p1", 1)]

@@ -183,6 +183,21 @@ def test_what_failed_is_asked_again_and_nothing_else(release: IsrConfig, tmp_pat
     assert len(expressions(run, 1)) == 20
 
 
+def test_a_server_that_refuses_every_prompt_stops_the_run(
+    release: IsrConfig, tmp_path: Path
+) -> None:
+    """Fewer prompts than calls that may fail in a row, and none would pass."""
+
+    def script(asked: Asked) -> Act:
+        return said("ok") if asked.path == "/v1/load_lora_adapter" else refused(400, "no images")
+
+    with (
+        FaultServer(script=script) as server,
+        pytest.raises(RunError, match="none of 10 prompts got an expression, first: HTTP 400: no"),
+    ):
+        run_isr(drawn_by(release, server), tmp_path / "run", quiet=True)
+
+
 def test_what_may_fail_is_recorded_and_the_round_goes_on(
     release: IsrConfig, tmp_path: Path
 ) -> None:

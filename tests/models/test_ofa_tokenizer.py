@@ -86,6 +86,9 @@ def test_what_is_no_vocabulary(tmp_path):
     with pytest.raises(InputError, match="without a gap"):
         OFATokenizer.from_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text('["a"]')
+    with pytest.raises(DataError, match="got list; wanted a JSON object"):
+        OFATokenizer.from_pretrained(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": "1"}')
     with pytest.raises(DataError, match="token and number"):
         OFATokenizer.from_pretrained(tmp_path)
     (tmp_path / "vocab.json").write_text("{")

@@ -9,6 +9,7 @@ from groundling.records import (
     ENTITY_TYPES,
     Box,
     Entity,
+    FailedEntity,
     Failure,
     Post,
     PostPrediction,
@@ -191,3 +192,14 @@ def test_three_thousand_queries_take_well_under_half_a_second() -> None:
         times.append(time.perf_counter() - start)
     assert score.accuracy["all"].right == 3000
     assert min(times) < 0.5
+
+
+def test_field_r5_a_failed_entity_is_wrong_and_never_absent(parade: Post) -> None:
+    lost = FailedEntity("Bo", "ORG", Failure("refused", "answer"), 2, 3)
+    ann = Prediction("Ann", "PER", Box(50, 50, 90, 90), 0, 1)
+    half = [PostPrediction("p1", (ann,), failed=(lost,))]
+    assert isr_correct([parade], half) == {"p1#0": True, "p1#1": False, "p1#2": False}
+    score = score_isr([parade], half, resamples=0)
+    assert (score.ungroundable["all"].right, score.unanswered, score.unused) == (0, 2, 0)
+    for silent in ([PostPrediction("p1", failed=(lost,))], [PostPrediction("p9", failed=(lost,))]):
+        assert not any(isr_correct([parade], silent).values())

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from scoring_oracles import Triple, cases, refineg_counts, riveg_counts, span_counts
 
 from groundling.errors import InputError
-from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction
+from groundling.records import Box, Entity, FailedEntity, Failure, Post, PostPrediction, Prediction
 from groundling.scoring import RULES, TRIPLE_RULES, score_triples
 from groundling.scoring.triples import TripleScore
 
@@ -230,3 +230,16 @@ def test_intervals_hold_the_figure(parade: Post) -> None:
 def test_an_id_given_twice_is_refused(parade: Post) -> None:
     with pytest.raises(InputError, match="twice"):
         score([parade], [PostPrediction("p1"), PostPrediction("p1")], "span")
+
+
+@pytest.mark.parametrize("rule", ORACLES)
+def test_field_r5_a_failed_entity_is_no_triple_and_its_gold_is_missed(
+    parade: Post, rule: str
+) -> None:
+    lost = FailedEntity("Bo", "ORG", Failure("refused", "answer"), 2, 3)
+    ann = Prediction("Ann", "PER", LARGE, 0, 1)
+    half = score([parade], [PostPrediction("p1", (ann,), failed=(lost,))], rule)
+    alone = score([parade], [PostPrediction("p1", (ann,))], rule)
+    assert [counts(half, task) for task in TASKS] == [counts(alone, task) for task in TASKS]
+    silent = score([parade], [PostPrediction("p1", failed=(lost,))], rule)
+    assert counts(silent, "gmner") == (0, 0, 3), "not an empty answer, which refineg leaves out"

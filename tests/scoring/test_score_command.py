@@ -13,7 +13,7 @@ from groundling.cli import score as command
 from groundling.data.gmner import write_gmner_split
 from groundling.data.jsonl import write_posts, write_predictions
 from groundling.errors import DataError, InputError
-from groundling.records import Box, Entity, Failure, Post, PostPrediction, Prediction
+from groundling.records import Box, Entity, FailedEntity, Failure, Post, PostPrediction, Prediction
 from groundling.scoring import RULES
 
 TYPES = {"PER", "LOC", "ORG", "MISC", "all"}
@@ -263,3 +263,17 @@ def test_the_same_call_prints_the_same(
         run(pred, "--gold", gold, "--rule", "isr", "--seed", "4", "--json")
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
+
+
+def test_field_r5_score_says_how_many_entities_failed(
+    tmp_path: Path, gold: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "half.jsonl"
+    lost = FailedEntity("Bo", "ORG", Failure("timeout", "sample"))
+    ann = Prediction("Ann", "PER", Box(0, 0, 1, 1))
+    write_predictions(path, [PostPrediction("p1", (ann,), failed=(lost,))])
+    assert run(path, "--gold", gold, "--split", "test", "--rule", "isr", "--json") == 0
+    values, _ = printed(capsys)
+    told = f"{path}: 1 entities of answered posts are errors; they count as wrong"
+    assert told in "\n".join(values["warnings"])
+    assert values["accuracy"]["ORG"] == 0

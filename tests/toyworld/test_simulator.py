@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import pytest
+
 from groundling.knowledge_prompt import Explanation, knowledge_messages, read_explanation
 from groundling.prompts import as_text
 from groundling.records import TWITTER, Post
 from groundling.toyworld import identities as who
 from groundling.toyworld.posts import draw_posts
-from groundling.toyworld.simulator import Annotator
+from groundling.toyworld.simulator import Annotator, Simulator
 
 
 def explained(annotator: Annotator, posts: list[Post]) -> list[Explanation]:
@@ -41,3 +47,29 @@ def test_its_errors_depend_on_the_post_and_the_seed_alone() -> None:
     backwards = explained(Annotator(0.5), posts[::-1])[::-1]
     assert first == backwards, "examples change nothing"
     assert first != explained(Annotator(0.5, seed=1), posts)
+
+
+def test_a_caller_that_is_gone_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    with Simulator(Annotator(1.0)) as server:
+        for fault in (BrokenPipeError(), ConnectionResetError()):
+            try:
+                raise fault
+            except ConnectionError:
+                server.handle_error(None, ("127.0.0.1", 1))
+        assert capfd.readouterr().err == ""
+        try:
+            raise KeyError("a fault of its own")
+        except KeyError:
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert "a fault of its own" in capfd.readouterr().err
+
+
+def test_a_simulator_whose_starter_is_gone_ends_silently() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "groundling.toyworld.simulator", "--attached"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import (
     STOPPED,
     add_run_options,
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if not leads():
         return 0
     if args.json:
-        print(json.dumps({**metrics, "run": str(out)}, indent=2, ensure_ascii=False))
+        print(json_text({**metrics, "run": str(out)}))
     else:
         print(f"{metrics_table(metrics)}\n\nrun: {out}")
     tell_failures(out)

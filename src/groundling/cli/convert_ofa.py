@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import check_there
 from groundling.errors import InputError
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             "left_out": done.left_out,
             "tokenizer": done.tokenizer,
         }
-        print(json.dumps(values, indent=2))
+        print(json_text(values))
     else:
         print(
             f"{done.out}: OFA {done.size or 'of its own shape'}, {done.tensors} tensors, "

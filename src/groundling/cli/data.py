@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundling.cli import data_predictions, data_screen, data_texts
+from groundling.cli.json_output import json_text
 from groundling.cli.sources import (
     FORMATS,
     add_images,
@@ -135,7 +135,7 @@ def _stats(args: argparse.Namespace) -> int:
     for split in splits:
         _warn_of_skipped(split.skipped)
     if args.json:
-        print(json.dumps({"splits": {name: found.as_json() for name, found in stats}}, indent=2))
+        print(json_text({"splits": {name: found.as_json() for name, found in stats}}))
     else:
         print(format_stats(stats))
     return 0
@@ -153,7 +153,7 @@ def _check(args: argparse.Namespace) -> int:
         problems = check_data(args.src, form, args.images, scheme, args.boxes)
     if args.json:
         found = [problem.as_json() for problem in problems]
-        print(json.dumps({"problems": found}, indent=2))
+        print(json_text({"problems": found}))
     else:
         print(_listing(problems, None if args.all else SHOWN_OF_A_KIND))
     return 1 if problems else 0

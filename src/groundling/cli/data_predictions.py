@@ -112,7 +112,7 @@ def _counts(said: Sequence[PostPrediction]) -> str:
     from groundling.records import UNPLACED
 
     answers = [answer for post in said for answer in post.predictions]
-    failed = sum(post.failure is not None for post in said)
+    failed = sum(len(post.failed) if post.failure is None else 1 for post in said)
     unplaced = sum(answer.box == UNPLACED for answer in answers)
     words = f"{len(said)} posts, {len(answers)} entities"
     words += f", {failed} error records" if failed else ""

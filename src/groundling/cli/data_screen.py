@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.json_output import json_text
 from groundling.cli.sources import (
     SOURCE,
     add_source,
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if held_out:
         write_posts(args.out / "dev.jsonl", held_out, scheme)
     told = done.to_json() | {"seeds": len(seeds), "held_out": len(held_out), "train": len(train)}
-    print(json.dumps(told, indent=2) if args.json else _listing(told, args.out))
+    print(json_text(told) if args.json else _listing(told, args.out))
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundling.cli.json_output import json_text
 from groundling.cli.sources import (
     SOURCE,
     add_format,
@@ -87,7 +87,7 @@ def _leaks(args: argparse.Namespace) -> int:
     from groundling.data.leaks import exact_text, find_leaks, folded_text, format_leaks
 
     found = find_leaks(_splits(args), folded_text if args.folded else exact_text)
-    print(json.dumps(found.as_json(), indent=2) if args.json else format_leaks(found))
+    print(json_text(found.as_json()) if args.json else format_leaks(found))
     return 1 if found.found else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from groundling.cli.endpoint import (
     told_failures,
     warn,
 )
+from groundling.cli.json_output import json_text
 from groundling.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 The model is asked for the box of each entity with the paper's prompt (ISR A.3, Table 1). What it
 says must be in the form --set answer=… and the coordinates of --set convention=…; anything else is
-an error record, which scores as wrong and is asked again by the next run of the same command. Exit
-code 1 where there are any.
+an error of that entity, which scores as wrong and is asked again by the next run of the same
+command. Exit code 1 where there are any.
 
 examples:
   groundling direct twitter-gmner --images images --out gpt-4o.jsonl \\
@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, write, print, return 0, or 1 where a post failed; raises InputError for a bad call."""
+    """Ask, write, print; 0, or 1 where an entity failed. Raises InputError for a bad call."""
     config = read_config(args)
     posts = read_posts_of(args)
     from groundling.direct import answer_posts
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         bill = endpoint.bill()
         cost = told_cost(endpoint)
     if args.json:
-        print(json.dumps({"out": str(args.out), **done.as_json(), **bill.as_json()}, indent=2))
+        print(json_text({"out": str(args.out), **done.as_json(), **bill.as_json()}))
     else:
         print("\n".join([*_told(args.out, done), cost]))
     return int(bool(done.failed_posts))
@@ -96,6 +96,6 @@ def _told(out: Path, done: Answered) -> list[str]:
     ]
     if done.failed_posts:
         met = "; this run met:" if done.failed else ""
-        lines += [f"{done.failed_posts} posts are error records{met}"]
+        lines += [f"{done.failed_posts} posts with failed entities{met}"]
         lines += told_failures(dict(done.failed.most_common()))
     return lines

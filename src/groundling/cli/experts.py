@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from groundling.cli.endpoint import (
     told_failures,
     warn,
 )
+from groundling.cli.json_output import json_text
 
 if TYPE_CHECKING:
     from groundling.collect import Collected
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         cost = told_cost(endpoint)
     if args.json:
         files = {"out": str(args.out), "failures": failures}
-        print(json.dumps({**files, **done.as_json(), **bill.as_json()}, indent=2))
+        print(json_text({**files, **done.as_json(), **bill.as_json()}))
     else:
         print("\n".join([*_told(args.out, done, failures), cost]))
     if done.odd:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import STOPPED, add_recipe_options, check_there, hush_libraries
 from groundling.cli.refineg import asked_words, left_out_words
 from groundling.errors import InputError
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         return STOPPED
     summary = told.to_json()
     out = {**summary, "predictions": str(args.out)}
-    print(json.dumps(out, indent=2) if args.json else _words(summary))
+    print(json_text(out) if args.json else _words(summary))
     return int(not told.complete)
 
 

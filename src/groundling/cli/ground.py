@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundling.cli.json_output import json_text
 from groundling.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if not isinstance(answer, EntityFailure) and answer.known is False:
             _warn(f"the writer was never trained on {answer.entity} ({answer.type}); it may guess")
     values = {"image": args.image, "answers": [answer.to_json() for answer in answers]}
-    print(json.dumps(values, indent=2, ensure_ascii=False) if args.json else _told(args, answers))
+    print(json_text(values) if args.json else _told(args, answers))
     if args.draw is not None:
         sys.stdout.flush()  # the answers come first, whatever the disk says
         _draw(args.image, args.draw, answers)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import (
     STOPPED,
     add_recipe_options,
@@ -120,7 +120,7 @@ def _run(config: IsrConfig, out: Path, quiet: bool, as_json: bool, retry: bool) 
     page = write_page(record, verdict)
     if as_json:
         told = {**metrics, "run": str(out), "report": str(page)}
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json_text(told))
     else:
         print(metrics_table(metrics) + f"\n\n{_sentences(verdict)}\n\nreport: {page}")
     tell_failures(out)

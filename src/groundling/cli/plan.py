@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from groundling.cli.json_output import json_text
 
 if TYPE_CHECKING:
     from groundling.config import DirectConfig, IsrConfig
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         timed_dtype=first.dtype,
     )
     plan = plan_run(config, device)
-    print(json.dumps(as_json(plan, missing), indent=2) if args.json else told(plan, missing))
+    print(json_text(as_json(plan, missing)) if args.json else told(plan, missing))
     if missing:
         sys.stdout.flush()
         raise InputError("; ".join(missing))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import (
     STOPPED,
     add_run_options,
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if told is None:
         return STOPPED
     whole = "test" in told and not args.json
-    text = metrics_table(told) if whole else json.dumps({**told, "run": str(out)}, indent=2)
+    text = metrics_table(told) if whole else json_text({**told, "run": str(out)})
     print(f"{text}\n\nrun: {out}" if whole else text)
     tell_failures(out)
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from groundling.cli.json_output import json_text
 from groundling.cli.score_warnings import (
     warn,
     warn_of_convention,
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     args.warnings = []
     values, text = _floors(args) if args.floors else _score(args)
     values["warnings"] = args.warnings
-    print(json.dumps(values, indent=2, ensure_ascii=False) if args.json else text)
+    print(json_text(values) if args.json else text)
     return 0
 
 

@@ -51,6 +51,8 @@ def warn_of_predictions(
     from groundling.records import UNPLACED
 
     said = [item for post in system for item in post.predictions]
+    if failed := sum(len(post.failed) for post in system):
+        warn(args, f"{path}: {failed} entities of answered posts are errors; they count as wrong")
     unknown = [item.type for item in said if item.type not in scheme.types]
     if unknown:
         named = ", ".join(dict.fromkeys(unknown))

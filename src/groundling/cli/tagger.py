@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from groundling.cli import tagger_knowledge
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import (
     STOPPED,
     add_run_options,
@@ -109,7 +109,7 @@ def run_fit(args: argparse.Namespace) -> int:
     if metrics is None:
         return STOPPED
     if leads():
-        told = json.dumps({**metrics, "run": str(out)}, indent=2) if args.json else None
+        told = json_text({**metrics, "run": str(out)}) if args.json else None
         print(told or f"{metrics_table(metrics)}\n\nrun: {out}")
         tell_failures(out)
     return 0

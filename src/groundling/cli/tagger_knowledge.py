@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundling.cli.json_output import json_text
 from groundling.cli.recipe import STOPPED, add_recipe_options, hush_libraries
 from groundling.errors import DataError, InputError
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("groundling: stopped; the same command goes on", file=sys.stderr)
         return STOPPED
-    print(json.dumps(told, indent=2) if args.json else "\n".join([*_lines(told), cost]))
+    print(json_text(told) if args.json else "\n".join([*_lines(told), cost]))
     return int(any(split["told"] < split["posts"] for split in told["splits"].values()))
 
 

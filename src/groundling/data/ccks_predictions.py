@@ -50,7 +50,7 @@ def write_ccks_predictions(
     source_texts: Mapping[str, str],
     scheme: Scheme = CCKS,
 ) -> int:
-    """Write predictions, names spelt as in the texts; returns how many posts were left out.
+    """Write predictions, names spelt as in the texts; returns how many error records were left out.
 
     A post's text is its entry in `source_texts`, else its tokens joined by spaces. Left out are
     failures: the format has no word for them, and [] would say "no entities". Raises InputError
@@ -64,8 +64,8 @@ def write_ccks_predictions(
         if post is None or said.id in written:
             fault = "is none of the posts" if post is None else "is predicted twice"
             raise InputError(f"post {said.id!r} {fault}; nothing was written to {path}")
-        if said.failure is not None:
-            failed += 1
+        failed += len(said.failed) if said.failure is None else 1
+        if said.silent:
             continue
         text = source_texts.get(post.id, post.text)
         written[post.id] = [

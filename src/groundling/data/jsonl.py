@@ -4,7 +4,8 @@
                   "start"?, "end"?, "boxes"?: [[x1, y1, x2, y2], …]}]}
                  or, an entity a line, {"image", "entity", "type", "id"?, "text"?, …}
     predictions  {"id", "entities": [{"name", "type", "start"?, "end"?, "expression"?,
-                  "box": [x1, y1, x2, y2] | null, "score"?}]}
+                  "box": [x1, y1, x2, y2] | null, "score"?}
+                  | {"name", "type", "start"?, "end"?, "error": {"reason", "stage", "kind"?}}]}
                  or {"id", "error": {"reason", "stage", "kind"?}}
 
 Boxes are pixels of the original image. `text` instead of `tokens` becomes words and marks, by the
@@ -14,7 +15,8 @@ that such a position cuts is split there. An entity without positions takes the 
 of its name, and has none where its name is not there. An entity without `boxes` is not "absent":
 nobody said where it is. Rows of one `id` (else of one `image`) are one post.
 
-A predicted `box` of null says "not in the picture"; leaving the key out is an error. Types are
+A predicted `box` of null says "not in the picture"; leaving the key out is an error. An entity with
+an `error` instead was asked about and not answered; the other entities of its post were. Types are
 those of a scheme, as in memory or as the data set writes them (MISC may be OTHER).
 
 Unknown keys: an error in posts, where a misspelt `boxes` would turn into "not in the picture"
@@ -52,6 +54,7 @@ from groundling.records import (
     TWITTER,
     Box,
     Entity,
+    FailedEntity,
     Failure,
     Post,
     PostPrediction,
@@ -180,10 +183,20 @@ def _located(path: Path, line: PostLine, index: PictureIndex | None) -> str | No
 # --- predictions -------------------------------------------------------------------------------
 
 
+class _Error(Open):
+    reason: str
+    stage: str
+    kind: str = ""
+
+    def failure(self) -> Failure:
+        return Failure(self.reason, self.stage, self.kind)
+
+
 class _PredictedEntity(Open):
     name: str
     type: TypeName
     box: AnyBox | None
+    error: _Error | None = None
     start: int | None = None
     end: int | None = None
     expression: str | None = None
@@ -199,6 +212,15 @@ class _PredictedEntity(Open):
             )
         return given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _answers_or_fails(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("error") is None:
+            return given
+        if "box" in given:
+            raise ValueError("wanted either 'box' or 'error'")
+        return {**given, "box": None}
+
     @model_validator(mode="after")
     def _span_is_one(self) -> _PredictedEntity:
         if (self.start is None) != (self.end is None):
@@ -206,12 +228,6 @@ class _PredictedEntity(Open):
         if self.start is not None and self.end is not None and not 0 <= self.start < self.end:
             raise ValueError(f"tokens {self.start} to {self.end}; wanted 0 ≤ start < end")
         return self
-
-
-class _Error(Open):
-    reason: str
-    stage: str
-    kind: str = ""
 
 
 class _PredictionLine(Open):
@@ -239,8 +255,7 @@ def read_predictions(
     posts = []
     for number, line in read_json_lines(source, _PredictionLine, refuse, parse_type):
         _seen_before(source, line.id, number, first_line, refuse)
-        failure = None if line.error is None else Failure(**line.error.model_dump())
-        posts.append(PostPrediction(line.id, tuple(map(_prediction, line.entities or ())), failure))
+        posts.append(_post_prediction(line))
     return tuple(posts)
 
 
@@ -271,6 +286,18 @@ def _rounded(item: Prediction) -> Prediction:
     return item if item.box is None else replace(item, box=answer_box(item.box))
 
 
+def _post_prediction(line: _PredictionLine) -> PostPrediction:
+    failed, answers = [], []
+    for item in line.entities or ():
+        if item.error is None:
+            answers.append(_prediction(item))
+        else:
+            why = item.error.failure()
+            failed.append(FailedEntity(item.name, item.type, why, item.start, item.end))
+    failure = None if line.error is None else line.error.failure()
+    return PostPrediction(line.id, tuple(answers), failure, tuple(failed))
+
+
 def _prediction(item: _PredictedEntity) -> Prediction:
     box = None if item.box is None else _box(item.box)
     return Prediction(item.name, item.type, box, item.start, item.end, item.expression, item.score)
@@ -281,7 +308,8 @@ def prediction_line(post: PostPrediction) -> dict[str, object]:
     if post.failure is not None:
         error = post.failure.to_json()
         return {"id": post.id, "error": error}
-    return {"id": post.id, "entities": [_predicted_entity(item) for item in post.predictions]}
+    entities = [_predicted_entity(item) for item in post.predictions]
+    return {"id": post.id, "entities": entities + [_failed_entity(item) for item in post.failed]}
 
 
 def _predicted_entity(item: Prediction) -> dict[str, object]:
@@ -294,6 +322,11 @@ def _predicted_entity(item: Prediction) -> dict[str, object]:
     box = None if item.box is None else box_numbers(answer_box(item.box))
     known = {key: value for key, value in given.items() if value is not None}
     return {"name": item.name, "type": item.type, "box": box, **known}
+
+
+def _failed_entity(item: FailedEntity) -> dict[str, object]:
+    span = {} if item.start is None else {"start": item.start, "end": item.end}
+    return {"name": item.name, "type": item.type, **span, "error": item.failure.to_json()}
 
 
 # --- both -------------------------------------------------------------------------------------

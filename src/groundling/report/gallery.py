@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from groundling.data.mentions import same_name
 from groundling.errors import GroundlingError, ImageError
 from groundling.images import load_image
 from groundling.records import Box, Entity, Post, PostPrediction, Prediction, Query
@@ -160,11 +161,22 @@ def _sides(gold: Gold, predictions: Sequence[PostPrediction]) -> dict[str, Side]
         answers = assign_answers(post.entities, found.predictions)
         for query, entity, answer in zip(post.queries(), post.entities, answers, strict=True):
             if answer is None:
-                reason = found.failure.reason if found.failure else "no answer"
+                reason = _why_none(found, entity)
                 sides[query.id] = Side(False, None, False, None, None, None, reason)
             else:
                 sides[query.id] = _side(query, entity, answer, right[query.id], gold.meaning)
     return sides
+
+
+def _why_none(found: PostPrediction, entity: Entity) -> str:
+    """Why an entity has no answer."""
+    if found.failure is not None:
+        return found.failure.reason
+    for one in found.failed:
+        placed = one.start is None or (one.start, one.end) == (entity.start, entity.end)
+        if placed and same_name(one.name, entity.name):
+            return one.failure.reason
+    return "no answer"
 
 
 def _side(

@@ -15,7 +15,7 @@ from groundling.report.bar_chart import StackedBars, draw_bars
 from groundling.report.gallery import gallery
 from groundling.report.line_chart import LineChart, Series, common_range, draw_lines
 from groundling.report.panel import Panel, sheet, styles
-from groundling.report.record import RunRecord, read_record, stage_label
+from groundling.report.record import RunRecord, blaming_record, read_record, stage_label
 from groundling.report.tables import (
     ACTS,
     accuracy_rows,
@@ -52,7 +52,8 @@ def write_report(run_dir: Path) -> Path:
     is not a run directory.
     """
     record = read_record(run_dir)
-    return write_page(record, judge_run(record))
+    with blaming_record(run_dir):
+        return write_page(record, judge_run(record))
 
 
 def write_page(record: RunRecord, verdict: Verdict) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError
 
 from groundling.data.frames import turn_those_with_images
 from groundling.data.gmner import read_gmner
@@ -63,16 +66,50 @@ class RunRecord:
         return [stage["name"] for stage in self.stages]
 
     def stage(self, name: str) -> Mapping[str, Any]:
-        """The scores of an evaluated stage."""
-        return next(stage for stage in self.stages if stage["name"] == name)
+        """The scores of an evaluated stage. Raises RunError where there is none of this name."""
+        found = next((stage for stage in self.stages if stage["name"] == name), None)
+        if found is None:
+            raise RunError(f"{self.path}: no evaluation of {name!r}; restore metrics.json")
+        return found
 
     def predictions(self, name: str) -> tuple[PostPrediction, ...]:
         """What the writer of a stage answered on test."""
         return read_predictions(self.path / "predictions" / name / "test.jsonl")
 
 
+_OF_ANOTHER_TYPE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    TemplateError,
+)
+"""What reading and drawing raise where a file holds a value of another type than a run writes."""
+
+
+@contextmanager
+def blaming_record(path: Path) -> Iterator[None]:
+    """What a run's files lack, or hold of another type, is told in one line: a RunError."""
+    try:
+        yield
+    except GroundlingError:
+        raise
+    except _OF_ANOTHER_TYPE as fault:
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+        raise RunError(
+            f"{path}: its config.yaml, events.jsonl, metrics.json, rounds or evaluations do not "
+            f"hold what a run writes ({reason}); restore them, or run again in a new directory"
+        ) from fault
+
+
 def read_record(path: Path) -> RunRecord:
     """Read the run directory at `path`. Raises RunError where it is none."""
+    with blaming_record(path):
+        return _read_record(path)
+
+
+def _read_record(path: Path) -> RunRecord:
     identity = _identity(path)
     config = identity["config"]
     summary = _json(path / "metrics.json", "stages", "selected", "floors")

@@ -14,7 +14,8 @@ class AnsweredPost:
     """One post's gold entities and predictions.
 
     `predictions` None: nothing was said of this post, because it is absent from the file or its
-    record is an error. That is a wrong answer under every rule; an empty tuple is an answer.
+    record is an error, or because every entity in it is one. That is a wrong answer under every
+    rule; an empty tuple is an answer. Entities with an error are no predictions.
     """
 
     id: str
@@ -71,18 +72,16 @@ def align(posts: Sequence[Post], predictions: Sequence[PostPrediction]) -> Align
         answer = said.pop(post.id, None)
         if answer is None:
             absent += 1
-        elif answer.failure is not None:
+        elif answer.silent:
             failed += 1
-        spoken = answer is not None and answer.failure is None
+        spoken = answer is not None and not answer.silent
         rows.append(
             AnsweredPost(post.id, post.entities, answer.predictions if spoken and answer else None)
         )
     if len({post.id for post in posts}) != len(rows):
         raise InputError("a post id occurs twice in the gold posts; ids must be unique")
     foreign = tuple(
-        AnsweredPost(extra.id, (), extra.predictions)
-        for extra in said.values()
-        if extra.failure is None
+        AnsweredPost(extra.id, (), extra.predictions) for extra in said.values() if not extra.silent
     )
     return Alignment(tuple(rows), foreign, absent, failed)
 

@@ -15,6 +15,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import random
 import re
 import sys
@@ -235,6 +236,11 @@ class Simulator(ThreadingHTTPServer):
             self._seen.add(digest)
             return first and random.random() < self._fail
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, but nothing where who asked is gone: it may have been killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -294,7 +300,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--attached", action="store_true", help="end when stdin is closed")
     args = parser.parse_args(argv)
     with Simulator(Annotator(args.skill, args.seed), args.port, args.fail) as server:
-        print(server.url, flush=True)
+        try:
+            print(server.url, flush=True)
+        except BrokenPipeError:  # who started it is gone already
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if args.attached:
             threading.Thread(target=_wait_for_the_end, args=(server,), daemon=True).start()
         try:

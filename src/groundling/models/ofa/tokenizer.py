@@ -144,10 +144,7 @@ class OFATokenizer:
 
 def _read_numbers(path: Path) -> dict[str, int]:
     """A JSON object of token and number."""
-    try:
-        entries = read_object(path)
-    except DataError as fault:
-        raise DataError(path, f"not JSON ({fault})") from fault
+    entries = read_object(path)
     if not all(type(i) is int for i in entries.values()):
         raise DataError(path, "wanted a JSON object of token and number")
     return entries
