@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from transformers import AutoModelForImageTextToText
 from unpacking import unpack
@@ -51,6 +52,7 @@ def cells(text: str, stage: str) -> list[list[str]]:
 def test_a_dry_run_stops_goes_on_and_measures_every_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tiny.require_attention(torch.bfloat16)
     words = ["--dry-run", "--quiet", "--queries", "5", "--out", str(tmp_path)]
     measured = tmp_path / "measured.json"
 
