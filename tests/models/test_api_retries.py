@@ -108,7 +108,7 @@ def test_a_retry_after_that_is_too_long_ends_the_call() -> None:
 
 
 @pytest.mark.parametrize("header", ["soon", "-5", "1.5e3", "Mon, 99 Foo 2027"])
-def test_a_retry_after_that_cannot_be_read_counts_for_nothing(header: str) -> None:
+def test_field_e11_a_retry_after_that_cannot_be_read_counts_for_nothing(header: str) -> None:
     clock = FakeClock()
     with FaultServer(refused(429, Retry_After=header), said("ok")) as server:
         assert one(client(server, clock=clock)) == [Choice("ok")]
