@@ -58,6 +58,63 @@ def test_field_d8_white_space_in_names_does_not_count(files: Any, score: Any) ->
     assert score(*words, "--rule", "riveg", "--json").json["mner"]["f1"] == 100.0
 
 
+RULES = ("isr", "riveg", "refineg")
+
+
+def _figure(done: Any, rule: str) -> float:
+    figure = done.json["accuracy"]["all"] if rule == "isr" else done.json["gmner"]["f1"]
+    return float(figure)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_white_space_counts_in_names_whose_tokens_were_given(
+    files: Any, score: Any, rule: str
+) -> None:
+    gold = {"tokens": ["Yahoo", "!"], "entities": [{"name": "Yahoo !", "type": "ORG"}]}
+    gold["entities"][0] |= {"start": 0, "end": 2, "boxes": []}
+    figures = []
+    for name in ("Yahoo !", "Yahoo!"):
+        words = files(gold, {"entities": [{"name": name, "type": "ORG", "box": None}]})
+        figures.append(_figure(score(*words, "--rule", rule, "--json"), rule))
+    assert figures == [100.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_names_of_a_text_that_differ_in_white_space_stay_two(
+    files: Any, score: Any, rule: str
+) -> None:
+    names = ("Lock down", "Lockdown")
+    boxes: list[list[list[int]]] = [[], [BOX]]
+    gold = {
+        "text": "Lock down in Lockdown",
+        "entities": [
+            {"name": name, "type": "ORG", "boxes": box}
+            for name, box in zip(names, boxes, strict=True)
+        ],
+    }
+    said = [
+        {"name": name, "type": "ORG", "box": box}
+        for name, box in zip(reversed(names), (BOX, None), strict=True)
+    ]
+    words = files(gold, {"entities": said})
+    assert _figure(score(*words, "--rule", rule, "--json"), rule) == 100.0
+    words = files(gold, {"entities": [{**said[0], "name": "L ockdown"}]})
+    assert _figure(score(*words, "--rule", rule, "--json"), rule) == 0.0
+
+
+def test_another_annotator_of_a_text_spells_names_by_tokens_of_its_own(
+    tmp_path: Path, score: Any
+) -> None:
+    entity = {"name": "Yahoo!", "type": "ORG", "boxes": [BOX]}
+    first = {"id": "a", "tokens": ["Yahoo!"], "entities": [{**entity, "start": 0, "end": 1}]}
+    second = {"id": "a", "text": "Yahoo!", "entities": [entity]}
+    for name, line in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    words = (tmp_path / "second.jsonl", "--gold", tmp_path / "first.jsonl")
+    done = score(*words, "--pred-boxes", "largest", "--rule", "riveg", "--json")
+    assert done.json["gmner"]["f1"] == 100.0
+
+
 def test_field_d5_empty_gold_is_an_error(tmp_path: Path, score: Any) -> None:
     for name in ("gold", "pred"):
         (tmp_path / f"{name}.jsonl").write_bytes(b"")

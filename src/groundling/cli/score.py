@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -156,7 +156,9 @@ def _score(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise DataError(Path(args.gold), f"split {split} holds no posts; is it the right file?")
     _check_gold(Path(args.gold), posts, rule)
     systems = [
-        _read_system(args, path, scheme, lenient) for path in (args.pred, args.against) if path
+        _read_system(args, path, gold, scheme, lenient)
+        for path in (args.pred, args.against)
+        if path
     ]
     for path, system in zip((args.pred, args.against), systems, strict=False):
         warn_unsound(args, path, align(posts, system), split)
@@ -197,9 +199,19 @@ def _check_gold(path: Path, posts: Sequence[Post], rule: TripleRule | None) -> N
 
 
 def _read_system(
-    args: argparse.Namespace, path: str, scheme: Scheme, lenient: bool
+    args: argparse.Namespace, path: str, gold: Split, scheme: Scheme, lenient: bool
 ) -> Sequence[PostPrediction]:
     """Predictions, or with --pred-boxes the posts of another annotator as predictions."""
+    from groundling.scoring.names import spelt_as_gold
+
+    said, from_text = _read_said(args, path, scheme, lenient)
+    return spelt_as_gold(said, gold.posts, {*gold.source_texts, *from_text})
+
+
+def _read_said(
+    args: argparse.Namespace, path: str, scheme: Scheme, lenient: bool
+) -> tuple[Sequence[PostPrediction], Collection[str]]:
+    """What a file says, and the posts whose tokens were made from the texts in it."""
     from groundling.data.annotators import as_predictions
     from groundling.data.formats import guess_format, read_splits
     from groundling.data.jsonl import read_predictions
@@ -210,11 +222,11 @@ def _read_system(
             raise InputError(
                 f"{path}: a folder, not predictions; --pred-boxes scores posts of an annotator"
             )
-        return read_predictions(path, scheme, keep_unknown=lenient)
+        return read_predictions(path, scheme, keep_unknown=lenient), ()
     only = [] if source.is_file() else [args.split or "test"]
     form = guess_format(source)
     said = read_splits(source, form, args.images, only=only, scheme=scheme, boxes=args.boxes)[0]
-    return as_predictions(said.posts, args.pred_boxes)
+    return as_predictions(said.posts, args.pred_boxes), said.source_texts
 
 
 class _Options(TypedDict):

@@ -12,7 +12,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from groundling.data.mentions import same_name
 from groundling.errors import GroundlingError, ImageError
 from groundling.images import load_image
 from groundling.records import Box, Entity, Post, PostPrediction, Prediction, Query
@@ -174,7 +173,7 @@ def _why_none(found: PostPrediction, entity: Entity) -> str:
         return found.failure.reason
     for one in found.failed:
         placed = one.start is None or (one.start, one.end) == (entity.start, entity.end)
-        if placed and same_name(one.name, entity.name):
+        if placed and one.name == entity.name:
             return one.failure.reason
     return "no answer"
 

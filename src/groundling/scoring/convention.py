@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from groundling.data.conventions import WORDS, Scale, in_pixels, looks_relative, share_within
-from groundling.data.mentions import same_name
 from groundling.records import UNPLACED, Box, Entity, Post, PostPrediction, Size
 from groundling.scoring.match import overlaps
 
@@ -67,7 +66,7 @@ def _answers(
         size = size_of(post)
         for name, box in boxes:
             if box is not None and box != UNPLACED:
-                same = [entity for entity in post.entities if same_name(entity.name, name)]
+                same = [entity for entity in post.entities if entity.name == name]
                 answers.append(_Answer(box, same, size))
     return answers
 

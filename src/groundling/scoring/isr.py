@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from groundling.data.mentions import same_name
 from groundling.errors import InputError
 from groundling.metrics import Floats, Ratio, ratios
 from groundling.records import (
@@ -225,14 +224,11 @@ def _place(
 
 
 def _same_tokens(answer: Prediction, entity: Entity) -> bool:
-    place = (entity.start, entity.end)
-    return same_name(answer.name, entity.name) and (answer.start, answer.end) == place
+    return (answer.name, answer.start, answer.end) == (entity.name, entity.start, entity.end)
 
 
 def _same_name(answer: Prediction, entity: Entity) -> bool:
-    return same_name(answer.name, entity.name) and not (
-        carries_span(answer) and carries_span(entity)
-    )
+    return answer.name == entity.name and not (carries_span(answer) and carries_span(entity))
 
 
 def _intervals(

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from groundling.data.mentions import squeezed
 from groundling.metrics import Counts
 from groundling.records import Box, Entity, PostPrediction, Prediction, Scheme
 from groundling.scoring.align import AnsweredPost
 
 Unit = Literal["name", "span"]
-"""What makes two mentions the same: their surface string, white space aside, or their tokens
-[start, end)."""
+"""What makes two mentions the same: their surface string, or their tokens [start, end)."""
 
 LinkAgrees: TypeAlias = Callable[[Box | None, tuple[Box, ...]], bool]
 
@@ -64,7 +62,7 @@ def counted(
 def mention_key(mention: Entity | Prediction, task: Task, unit: Unit) -> tuple[object, ...] | None:
     """What must be equal for two mentions to be the same one; None where it is not known."""
     if unit == "name":
-        place: tuple[object, ...] = (squeezed(mention.name),)
+        place: tuple[object, ...] = (mention.name,)
     elif mention.start is None or mention.end is None:
         return None
     else:
