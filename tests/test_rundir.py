@@ -130,6 +130,28 @@ def test_field_r1_other_data_are_taken_too_and_a_strangers_configuration_is_not(
     assert tree(tmp_path / "b")["config.yaml"] == b"hydra: {}\n"
 
 
+def test_field_r1_notes_of_an_unfinished_stage_reach_nothing_outside_the_run(
+    tmp_path: Path,
+) -> None:
+    run, outside = tmp_path / "run", tmp_path / "precious.txt"
+    outside.write_text("x")
+
+    def start_and_fail() -> None:
+        with RunDir.open(run, CONFIG) as opened, opened.stage("data") as stage:
+            stage.write_text("posts.txt", "x")
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        start_and_fail()
+    (notes,) = (run / "scratch").glob("*/claims.jsonl")
+    odd = ["../precious.txt", str(outside), "config.yaml", ".", 5, ["a"]]
+    with notes.open("a") as file:
+        file.write("".join(json.dumps(name) + "\n" for name in odd) + '"cut\n')
+    RunDir.open(run, IsrConfig(seed=3, data=WORLD, rounds=2)).close()
+    assert outside.read_text() == "x"
+    assert not (run / "posts.txt").exists()
+
+
 def test_other_data_is_refused(tmp_path: Path) -> None:
     with RunDir.open(tmp_path, CONFIG, {"data": {"train": "aa"}}) as run:
         finish(run, "data")

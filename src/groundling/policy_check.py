@@ -98,5 +98,6 @@ class CheckedSampler:
                 f"the sampler's log-probabilities of {len(off)} answers differ from the writer's "
                 f"by {median(off):.3g} nats (median), {found:.2g} per square root of tokens; "
                 f"wanted at most {most:g}, which rounding explains: it draws from another policy, "
-                "such as the base model; see that it loads the adapter of the round, then run again"
+                "such as the base model, or holds weights in fewer bits; see that it loads the "
+                "adapter of the round over the writer's own weights, then run again"
             )

@@ -225,11 +225,19 @@ def any_finished(root: Path) -> bool:
 
 
 def forget_unfinished(root: Path) -> None:
-    """Remove what stages of a run without any finished one have written, and nothing else."""
+    """Remove what stages of a run without any finished one have written, and nothing else.
+
+    A line that names no artefact (a kill cut it, or somebody edited it) removes nothing.
+    """
     for notes in sorted((root / SCRATCH).glob(f"*/{CLAIMS}")):
-        whole, _, _ = notes.read_text(encoding="utf-8").rpartition("\n")  # a kill may cut a line
-        for name in map(json.loads, whole.splitlines()):
-            if (root / name).is_dir():
+        for line in notes.read_bytes().splitlines():
+            try:
+                name = parse_json(line)
+            except ValueError:
+                continue
+            if not isinstance(name, str) or not is_artefact(name):
+                continue
+            if (root / name).is_dir() and not (root / name).is_symlink():
                 shutil.rmtree(root / name)
             else:
                 (root / name).unlink(missing_ok=True)

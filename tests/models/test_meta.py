@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import saved
@@ -12,7 +13,9 @@ import torch
 
 from groundling.config import GrounderConfig, WriterConfig
 from groundling.errors import InputError
-from groundling.models import chat, lora, meta, qwen2vl, vlm
+from groundling.models import chat, lora, meta, qwen2vl
+from groundling.models.box_text import BoxForm, BoxText
+from groundling.models.coordinates import Convention
 from groundling.models.families import family_of
 from groundling.models.ofa import OFAModel
 from groundling.planning import ofa, stages, terms
@@ -214,7 +217,8 @@ def test_a_tiny_grounder_without_weights_says_so() -> None:
 
 
 def test_what_a_plan_assumes_of_the_code_is_so() -> None:
-    assert vlm._LONGEST.max_new_tokens == stages.BOX_TOKENS
+    forms = [BoxText(form, Convention("relative-1000")) for form in get_args(BoxForm)]
+    assert max(words.longest for words in forms) == stages.BOX_TOKENS
     assert chat.Resources().cache_bytes == stages.FEATURE_CACHE
     assert chat._CHUNK == stages.PROMPT_BATCHES
     assert qwen2vl.TOWER_PATCHES == stages.TOWER_PATCHES

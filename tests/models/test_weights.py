@@ -152,7 +152,7 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path: Path) -> None
 
 
 def test_numbers_in_half_precision_are_looked_at_too() -> None:
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn):
         demand_numbers("x", [("w", torch.ones(3, dtype=dtype)), ("none", torch.empty(0))])
         with pytest.raises(InputError, match="x: w is not finite"):
             demand_numbers("x", [("w", torch.tensor([1, float("nan")], dtype=dtype))])

@@ -112,7 +112,10 @@ def demand_numbers(source: object, tensors: Iterable[tuple[str, Tensor]]) -> Non
     for name, tensor in tensors:
         if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
             continue
-        low, high = (float(end) for end in torch.aminmax(tensor.detach()))
+        values = tensor.detach()
+        if values.element_size() == 1:  # torch orders no float8
+            values = values.to(torch.float16)
+        low, high = (float(end) for end in torch.aminmax(values))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise InputError(f"{source}: {name} is not finite; fetch or train these weights anew")
         if max(-low, high) > LARGEST:

@@ -17,8 +17,8 @@ SHARED_TOKENS = 50
 """Of these, those before the picture, the same in all prompts: computed once a batch where the
 layers are laid out by hand. An assumption."""
 
-BOX_TOKENS = 48
-"""Longest answer of a grounder that writes boxes."""
+BOX_TOKENS = 128
+"""Longest answer of a grounder that writes boxes, in the form that takes most tokens."""
 
 FEATURE_CACHE = 1 << 30
 """Most memory for kept picture features, where the layers are laid out by hand."""
